@@ -1,0 +1,216 @@
+"""Pre-training of ``shapes-blip`` on the source domain: ``make pretrain`` or ``python -m padapter.models.pretrain``.
+
+Every picture comes with eight texts: the caption that names each thing and its place, another caption, four questions
+and two hypotheses. (Answers alone teach binding several times more slowly than mixed with full captions.) Picture and texts
+number i are drawn from ``(seed, i)`` alone, so a resumed run sees exactly what the uninterrupted one would have seen.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.utils.data import Dataset, SequentialSampler
+from transformers import BlipForConditionalGeneration, Trainer, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
+
+from padapter.models.shapes_blip import build_model, build_processor
+from padapter.worlds.shapes import DOMAINS, render
+from padapter.worlds.shapes.rows import draw_fact
+from padapter.worlds.shapes.statements import LABELS, captions, hypothesis
+
+#: Far from every seed a user would give to ``load_world``: no pre-training scene is ever a test scene.
+PRETRAINING_SEED = 20_000_000
+
+CAPTION_PROMPT = "what does the image describe? "
+ENTAILMENT_PROMPT = "is it correct that {hypothesis} ? "
+LABEL_WORDS = {"entailment": "correct", "contradiction": "incorrect", "neutral": "ambiguous"}
+
+Pair = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """A picture with (prompt, target) pairs; long and short texts apart, because they are padded apart."""
+
+    pixels: np.ndarray
+    long: tuple[Pair, ...]
+    short: tuple[Pair, ...]
+
+
+def lesson(index: int, questions: int = 4, hypotheses: int = 2) -> Lesson:
+    """Lesson number ``index`` of the source domain."""
+    domain = DOMAINS["source"]
+    rng = np.random.default_rng([PRETRAINING_SEED, index])
+    scene = domain.look.sample(rng)
+    said = captions(scene, domain.dialect, rng)
+    long = ((CAPTION_PROMPT, said[0]), (CAPTION_PROMPT, said[int(rng.integers(1, len(said)))]))
+    short: list[Pair] = []
+    for _ in range(questions):
+        fact = draw_fact(domain, scene, rng)
+        short.append((domain.dialect.ask(fact.kind, fact.slots, rng), domain.dialect.say(fact.answer)))
+    for _ in range(hypotheses):
+        label = LABELS[int(rng.integers(len(LABELS)))]
+        text = hypothesis(scene, domain.look, domain.dialect, label, rng)
+        short.append((ENTAILMENT_PROMPT.format(hypothesis=text), LABEL_WORDS[label]))
+    return Lesson(np.asarray(render(scene)), long, tuple(short))
+
+
+class Lessons(Dataset[Lesson]):
+    """The first ``length`` lessons."""
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> Lesson:
+        return lesson(index)
+
+
+class Collator:
+    """Lessons to tensors: ``pixel_values`` (I, 3, h, w) and, for long and short texts, ids and labels (S, L)."""
+
+    def __init__(self, processor: Any) -> None:
+        self.processor = processor
+
+    def __call__(self, lessons: list[Lesson]) -> dict[str, Tensor]:
+        """Stack a batch; the texts of image i are rows i * S / I up to (i + 1) * S / I."""
+        images = [Image.fromarray(x.pixels) for x in lessons]
+        batch = {"pixel_values": self.processor.image_processor(images, return_tensors="pt")["pixel_values"]}
+        for name, pairs in (
+            ("long", [p for x in lessons for p in x.long]),
+            ("short", [p for x in lessons for p in x.short]),
+        ):
+            batch[f"{name}_ids"], batch[f"{name}_labels"] = self._texts(pairs)
+        return batch
+
+    def _texts(self, pairs: list[Pair]) -> tuple[Tensor, Tensor]:
+        tokenizer = self.processor.tokenizer
+        prompts = tokenizer([p for p, _ in pairs], add_special_tokens=False).input_ids
+        targets = tokenizer([t for _, t in pairs], add_special_tokens=False).input_ids
+        rows = [
+            ([tokenizer.bos_token_id, *p, *t, tokenizer.sep_token_id], 1 + len(p))
+            for p, t in zip(prompts, targets, strict=True)
+        ]
+        width = max(len(ids) for ids, _ in rows)
+        ids = torch.full((len(rows), width), tokenizer.pad_token_id)
+        labels = torch.full((len(rows), width), -100)
+        for i, (row, prompt) in enumerate(rows):
+            ids[i, : len(row)] = torch.tensor(row)
+            labels[i, prompt : len(row)] = torch.tensor(row[prompt:])
+        return ids, labels
+
+
+class Student(nn.Module):
+    """The model with the pre-training loss: mean over caption tokens plus mean over answer tokens."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        long_ids: Tensor,
+        long_labels: Tensor,
+        short_ids: Tensor,
+        short_labels: Tensor,
+    ) -> dict[str, Tensor]:
+        """Encode each image once, then score both groups of texts."""
+        states = self.model.vision_model(pixel_values=pixel_values).last_hidden_state
+        caption = self._text_loss(states, long_ids, long_labels)
+        answer = self._text_loss(states, short_ids, short_labels)
+        return {"loss": caption + answer, "caption_loss": caption.detach(), "answer_loss": answer.detach()}
+
+    def _text_loss(self, states: Tensor, ids: Tensor, labels: Tensor) -> Tensor:
+        states = states.repeat_interleave(ids.shape[0] // states.shape[0], dim=0)
+        # Right padding under a causal mask reaches no real token, so no attention mask is needed.
+        hidden = self.model.text_decoder.bert(
+            ids, encoder_hidden_states=states, is_decoder=True, use_cache=False
+        ).last_hidden_state[:, :-1]
+        targets = labels[:, 1:]
+        kept = targets != -100  # project only what is scored to the vocabulary
+        return cross_entropy(self.model.text_decoder.cls(hidden[kept]), targets[kept])
+
+
+class PretrainingTrainer(Trainer):
+    """In order, each lesson once; a checkpoint is the transformers model itself."""
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
+        return SequentialSampler(self.train_dataset)
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        self.model.model.save_pretrained(output_dir)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        saved = BlipForConditionalGeneration.from_pretrained(resume_from_checkpoint)
+        self.model.model.load_state_dict(saved.state_dict())
+
+
+def pretrain(output: Path, steps: int, batch_size: int, learning_rate: float) -> Path:
+    """Pre-train, continuing from the last checkpoint in ``output`` if there is one.
+
+    Args:
+        output: checkpoints and ``trainer_state.json`` (the log) go here; the result to ``output / "shapes-blip"``.
+        steps: optimizer steps.
+        batch_size: pictures per step, with eight texts each.
+        learning_rate: the peak, reached after 4 % of the steps and followed by a cosine to zero.
+
+    Returns:
+        the directory of the finished model, in transformers format, half precision.
+    """
+    torch.set_flush_denormal(True)
+    model, processor = build_model(), build_processor()
+    trainer = PretrainingTrainer(
+        model=Student(model),
+        args=TrainingArguments(
+            output_dir=str(output),
+            max_steps=steps,
+            per_device_train_batch_size=batch_size,
+            learning_rate=learning_rate,
+            lr_scheduler_type="cosine",
+            warmup_steps=int(0.04 * steps),
+            weight_decay=0.01,
+            adam_beta2=0.98,
+            max_grad_norm=1.0,
+            logging_steps=50,
+            save_steps=500,
+            save_total_limit=2,
+            remove_unused_columns=False,
+            report_to=[],
+            seed=0,
+            disable_tqdm=True,
+        ),
+        train_dataset=Lessons(steps * batch_size),
+        data_collator=Collator(processor),
+    )
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(output)) if output.is_dir() else None)
+    trainer.save_state()
+    final = output / "shapes-blip"
+    model.half().save_pretrained(final)
+    processor.save_pretrained(final)
+    return final
+
+
+def main() -> None:
+    """Parse the command line and pre-train."""
+    parser = argparse.ArgumentParser(description="Pre-train shapes-blip on the source domain.")
+    parser.add_argument("--output", type=Path, default=Path("runs/pretrain"))
+    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    args = parser.parse_args()
+    print(pretrain(args.output, args.steps, args.batch_size, args.learning_rate))
+
+
+if __name__ == "__main__":
+    main()
