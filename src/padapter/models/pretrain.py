@@ -1,8 +1,8 @@
-"""Pre-training of ``shapes-blip`` on the source domain: ``make pretrain`` or ``python -m padapter.models.pretrain``.
+"""Pre-training of ``shapes-blip`` on the source domain: ``make pretrain`` or ``python -m padapter.models``.
 
 Every picture comes with eight texts: the caption that names each thing and its place, another caption, four questions
-and two hypotheses. (Answers alone teach binding several times more slowly than mixed with full captions.) Picture and texts
-number i are drawn from ``(seed, i)`` alone, so a resumed run sees exactly what the uninterrupted one would have seen.
+and two hypotheses. (Answers alone teach binding several times more slowly than mixed with full captions.) Lesson number
+i is drawn from ``(seed, i)`` alone, so a resumed run sees exactly what the uninterrupted one would have seen.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ class Collator:
 class Student(nn.Module):
     """The model with the pre-training loss: mean over caption tokens plus mean over answer tokens."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: BlipForConditionalGeneration) -> None:
         super().__init__()
         self.model = model
 
@@ -156,19 +156,19 @@ class PretrainingTrainer(Trainer):
         self.model.model.load_state_dict(saved.state_dict())
 
 
-def pretrain(output: Path, steps: int, batch_size: int, learning_rate: float) -> Path:
+def pretrain(output: Path, steps: int, batch_size: int, learning_rate: float, save_steps: int = 500) -> Path:
     """Pre-train, continuing from the last checkpoint in ``output`` if there is one.
 
     Args:
         output: checkpoints and ``trainer_state.json`` (the log) go here; the result to ``output / "shapes-blip"``.
         steps: optimizer steps.
         batch_size: pictures per step, with eight texts each.
+        save_steps: steps between checkpoints; the last two are kept.
         learning_rate: the peak, reached after 4 % of the steps and followed by a cosine to zero.
 
     Returns:
         the directory of the finished model, in transformers format, half precision.
     """
-    torch.set_flush_denormal(True)
     model, processor = build_model(), build_processor()
     trainer = PretrainingTrainer(
         model=Student(model),
@@ -183,7 +183,7 @@ def pretrain(output: Path, steps: int, batch_size: int, learning_rate: float) ->
             adam_beta2=0.98,
             max_grad_norm=1.0,
             logging_steps=50,
-            save_steps=500,
+            save_steps=save_steps,
             save_total_limit=2,
             remove_unused_columns=False,
             report_to=[],
@@ -197,6 +197,8 @@ def pretrain(output: Path, steps: int, batch_size: int, learning_rate: float) ->
     trainer.save_state()
     final = output / "shapes-blip"
     model.half().save_pretrained(final)
+    model.config.dtype = torch.float32  # half precision is for the file: transformers loads it as float32
+    model.config.save_pretrained(final)
     processor.save_pretrained(final)
     return final
 
@@ -210,7 +212,3 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     args = parser.parse_args()
     print(pretrain(args.output, args.steps, args.batch_size, args.learning_rate))
-
-
-if __name__ == "__main__":
-    main()

@@ -13,9 +13,7 @@ if TYPE_CHECKING:
 #: BLIP's special tokens; ``[DEC]`` starts a decoder sequence (official ids differ, roles are the same).
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]", "[ENC]")
 
-_PROMPT_WORDS = (
-    "what does the image describe is it correct that incorrect ambiguous question answer picture of photo"
-)
+_PROMPT_WORDS = "what does the image describe is it correct that incorrect ambiguous question answer picture of photo"
 
 #: Frequent English words, so that a real question is tens of tokens and not hundreds.
 _COMMON = """
@@ -35,17 +33,15 @@ walking wall was water wave we wearing were what when where which while white wh
 wood yellow yes you young zebra
 """
 
-_ENDINGS = "s es ed er ers est ing ly tion ion al ic ment ness ity y able ous ive ful less".split()
-_PIECES = "th he in er an re on at en nd st es or te ti ar ng al le ou ea ra ri ro li la ch sh ph qu gh ck ll ss ee oo".split()
+_ENDINGS = "s es ed er ers est ing ly tion ion al ic ment ness ity y able ous ive ful less"
+_PIECES = "th he in er an re on at en nd st es or te ti ar ng al le ou ea ra ri ro li la ch sh ph qu gh ck ll ss ee oo"
 
 
 def vocabulary() -> list[str]:
     """All tokens in id order: special tokens, world words, common words, characters and word pieces."""
-    words = sorted(
-        PLAIN.vocabulary() | FANCY.vocabulary() | set(_PROMPT_WORDS.split()) | set(_COMMON.split())
-    )
+    words = sorted(PLAIN.vocabulary() | FANCY.vocabulary() | set(_PROMPT_WORDS.split()) | set(_COMMON.split()))
     letters = [*string.ascii_lowercase, *string.digits]
-    inner = ["##" + piece for piece in (*letters, *_ENDINGS, *_PIECES)]
+    inner = ["##" + piece for piece in (*letters, *_ENDINGS.split(), *_PIECES.split())]
     return list(dict.fromkeys([*SPECIAL, *words, *string.punctuation, *letters, *inner]))
 
 

@@ -79,9 +79,7 @@ class Dialect:
         texts += [w for group in (self.questions, self.statements) for ws in group.values() for w in ws]
         texts += [*self.captions.values(), *self.hidden, *self.plurals.values(), self.noun, *PLACES]
         words = {w for text in texts for w in "".join(c if c.isalnum() else " " for c in text).split()}
-        return words | {
-            self.plurals.get(w, w + "s") for w in (*self.words.get("shape", {}).values(), self.noun)
-        }
+        return words | {self.plurals.get(w, w + "s") for w in (*self.words.get("shape", {}).values(), self.noun)}
 
 
 def with_article(phrase: str) -> str:

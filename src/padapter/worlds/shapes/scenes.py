@@ -34,6 +34,11 @@ class Thing:
         """The name of the grid cell, e.g. ``"top left"``."""
         return PLACES[3 * self.row + self.column]
 
+    @property
+    def kind(self) -> tuple[str, str, str, str]:
+        """What can be said of the thing without its place."""
+        return self.shape, self.color, self.size, self.texture
+
     def attribute(self, name: str) -> str:
         """The value of ``"shape"``, ``"color"``, ``"size"``, ``"texture"`` or ``"place"``."""
         return str(getattr(self, name))
@@ -65,15 +70,16 @@ class Look:
     noise: float = 0.0
 
     def sample(self, rng: np.random.Generator) -> Scene:
-        """Draw a scene: distinct cells, attributes independent and uniform (half of the things are solid)."""
+        """Draw a scene: distinct cells, no two things alike, attributes uniform (half of the things are solid)."""
         number = int(rng.integers(self.count[0], self.count[1] + 1))
         cells = sorted(int(c) for c in rng.choice(9, size=number, replace=False))
-        return Scene(
-            things=tuple(self._thing(rng, cell) for cell in cells),
-            background=self.background,
-            noise=self.noise,
-            paint_seed=int(rng.integers(2**31)),
-        )
+        things: list[Thing] = []
+        for cell in cells:
+            thing = self._thing(rng, cell)
+            while any(thing.kind == other.kind for other in things):  # each thing must have a description of its own
+                thing = self._thing(rng, cell)
+            things.append(thing)
+        return Scene(tuple(things), self.background, self.noise, paint_seed=int(rng.integers(2**31)))
 
     def _thing(self, rng: np.random.Generator, cell: int) -> Thing:
         solid = rng.random() < 0.5

@@ -81,9 +81,7 @@ def captions(scene: Scene, dialect: Dialect, rng: np.random.Generator) -> list[s
 
     def placed(attributes: tuple[str, ...]) -> str:
         return " and ".join(
-            patterns["placed"].format(
-                thing=dialect.full_phrase(t, attributes), place=dialect.word("place", t.place)
-            )
+            patterns["placed"].format(thing=dialect.full_phrase(t, attributes), place=dialect.word("place", t.place))
             for t in scene.things
         )
 
