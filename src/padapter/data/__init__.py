@@ -1,0 +1,25 @@
+"""How a row on disk becomes a row in memory: reading, checking, opening images. No torch."""
+
+from __future__ import annotations
+
+from padapter.data.check import Problem, Report, check_data
+from padapter.data.convert import CONVERTERS, Conversion
+from padapter.data.images import IMAGE_SUFFIXES, MAX_PIXELS, ImageError, open_image, verify_image
+from padapter.data.load import LoadedData, load_data
+from padapter.data.schema import Field
+
+__all__ = [
+    "CONVERTERS",
+    "IMAGE_SUFFIXES",
+    "MAX_PIXELS",
+    "Conversion",
+    "Field",
+    "ImageError",
+    "LoadedData",
+    "Problem",
+    "Report",
+    "check_data",
+    "load_data",
+    "open_image",
+    "verify_image",
+]

@@ -1,0 +1,129 @@
+"""From a data spec to a checked ``datasets.Dataset`` with the task's columns."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from padapter.data.check import DataTask, Example, Report, examine
+from padapter.data.schema import Field
+from padapter.data.sources import Source, open_source
+from padapter.errors import UserError
+
+if TYPE_CHECKING:
+    import datasets
+
+_SHOWN_PROBLEMS = 10
+
+
+@dataclass(frozen=True)
+class LoadedData:
+    """Checked data of one split.
+
+    Attributes:
+        dataset: Columns ``id`` (unique text), ``image`` (``datasets.Image(decode=False)``: bytes and path) and the
+            task's fields.
+        name: A short name without machine paths.
+        split: The split it stands for.
+        fingerprint: Equal for equal rows in equal order with pictures of equal size (see :func:`load_data`).
+        report: What was found on the way.
+    """
+
+    dataset: datasets.Dataset
+    name: str
+    split: str
+    fingerprint: str
+    report: Report
+
+
+def load_data(
+    spec: str,
+    task: DataTask,
+    *,
+    split: str = "train",
+    skip_bad_rows: bool = False,
+    limit: int | None = None,
+    seed: int = 0,
+) -> LoadedData:
+    """Load one split of a data set for a task.
+
+    Pictures are looked at but not decoded (a cut-off file is found all the same, damage in its middle is not: that
+    is what ``padapter data check`` is for).
+
+    The fingerprint is a hash of the rows that are used (ids, clean texts, image names) and of each picture: its
+    bytes where it sits in a table, its file size where it is a file. It does not depend on where the data lie.
+
+    Args:
+        spec: A file beside its images, a folder, a ``datasets`` directory, a hub id or a built-in world.
+        task: Says which fields a row has.
+        split: ``train``, ``validation`` or ``test``; a single file is the split it is given for.
+        skip_bad_rows: Leave out rows with problems, and count them, instead of refusing the data.
+        limit: Use a random sample of so many rows, in their order.
+        seed: For the sample, and for built-in worlds.
+
+    Returns:
+        The data with their report.
+
+    Raises:
+        UserError: Nothing there, no such split, or bad rows; the message lists the first problems and counts all.
+    """
+    if limit is not None and limit < 1:
+        raise UserError(f"limit is a whole number above 0; got {limit}.")
+    source = open_source(spec, task.name, split=split, seed=seed)
+    report, examples = examine(source, task.fields, decode=False)
+    fatal = any(problem.fatal for problem in report.problems)
+    if report.problems and (fatal or not examples or not skip_bad_rows):
+        raise UserError(_refusal(spec, task, report, skippable=bool(examples) and not fatal))
+    if not examples:
+        raise UserError(f"{spec}: none of the {report.rows} rows can be used.\n{report.format()}")
+    if report.problems:
+        report.notes.append(f"{report.bad} bad rows skipped")
+    if limit is not None and limit < len(examples):
+        chosen = sorted(random.Random(seed).sample(range(len(examples)), limit))
+        examples = [examples[index] for index in chosen]
+    table = _build(source, task.fields, examples)
+    return LoadedData(table, source.name, source.split, _fingerprint(source, task.name, examples), report)
+
+
+def _refusal(spec: str, task: DataTask, report: Report, *, skippable: bool) -> str:
+    shown = report.problems[:_SHOWN_PROBLEMS]
+    rows = f"{report.bad} of {report.rows} rows cannot be used" if report.rows else "the data cannot be used"
+    lines = [f"{spec}: {rows}; {len(report.problems)} problems:"]
+    lines += [f"  {problem}" for problem in shown]
+    if len(report.problems) > len(shown):
+        lines.append(f"  ... and {len(report.problems) - len(shown)} more")
+    lines += [f"  note: {note}" for note in report.notes if "no image could be used" in note]
+    advice = f"`padapter data check {spec} --task {task.name}` lists every problem"
+    lines.append(f"{advice}; --skip-bad-rows (skip_bad_rows=True) goes on without them." if skippable else f"{advice}.")
+    return "\n".join(lines)
+
+
+def _build(source: Source, fields: Sequence[Field], examples: Sequence[Example]) -> datasets.Dataset:
+    import datasets
+
+    text = datasets.Value("string")
+    columns: dict[str, list[object]] = {"id": [example.id for example in examples]}
+    features = {"id": text}
+    for spec in fields:
+        values = [example.values[spec.name] for example in examples]
+        if not spec.required and all(value is None for value in values):
+            continue
+        columns[spec.name] = values
+        features[spec.name] = datasets.List(text) if spec.kind == "texts" else text
+    table = datasets.Dataset.from_dict(columns, features=datasets.Features(features))
+    return source.images.attach(table, [example.image for example in examples])
+
+
+def _fingerprint(source: Source, task: str, examples: Sequence[Example]) -> str:
+    digest = hashlib.sha256(task.encode())
+    stamps: dict[str, str] = {}
+    for example in examples:
+        if example.image not in stamps:
+            stamps[example.image] = source.images.stamp(example.image)
+        content = [example.id, example.image, stamps[example.image], example.values]
+        digest.update(json.dumps(content, sort_keys=True, ensure_ascii=True).encode())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,231 @@
+"""What ``--train DATA`` may be: a file, a folder, a ``datasets`` directory or hub id, or a built-in world."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from padapter.data.readers import ANNOTATION_SUFFIXES, RawRow, read_rows
+from padapter.data.stores import ColumnImages, FolderImages, ImageStore
+from padapter.errors import UserError
+
+#: Names under which a split is looked for.
+SPLITS: Mapping[str, tuple[str, ...]] = {
+    "train": ("train", "training"),
+    "validation": ("validation", "val", "dev", "valid"),
+    "test": ("test",),
+}
+
+#: The first words of specs that name a built-in world.
+WORLDS = ("shapes",)
+
+FORMS = (
+    "a .jsonl, .json or .csv file beside its images; a folder with train/validation/test files or a datasets "
+    "directory; a hub id OWNER/NAME; or a built-in world shapes:DOMAIN[:SPLIT[:SIZE]]"
+)
+_HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
+
+
+@dataclass(frozen=True)
+class Source:
+    """One split of one data set, read but not yet checked.
+
+    Attributes:
+        name: A short name without machine paths.
+        split: The split as it was named by the caller or the spec.
+        file: What messages call it.
+        rows: The rows; ``values["image"]`` is what ``images`` understands.
+        images: Where the pictures are.
+        trusted: Pictures need no checking (they were drawn just now).
+    """
+
+    name: str
+    split: str
+    file: str
+    rows: list[RawRow]
+    images: ImageStore
+    trusted: bool = False
+
+
+def open_source(spec: str, task: str, *, split: str = "train", seed: int = 0) -> Source:
+    """Find and read what a data spec names.
+
+    Args:
+        spec: A file, folder, hub id or world (see ``docs/data.md``).
+        task: Name of the task, for worlds that serve several.
+        split: Which split; a single file *is* the split, and a world's spec may name its own.
+        seed: For worlds.
+
+    Returns:
+        The rows and their images.
+
+    Raises:
+        UserError: Nothing is there, or it has no such split, or it is not data.
+    """
+    if not spec.strip():
+        raise UserError(f"The data spec is empty. Data are {FORMS}.")
+    if spec.split(":", 1)[0] in WORLDS:
+        return _open_world(spec, task, split, seed)
+    path = Path(spec).expanduser()
+    if path.is_dir():
+        return _open_folder(path, split)
+    if path.exists():
+        return _from_file(path, path.name, split)
+    if path.suffix.lower() in (*ANNOTATION_SUFFIXES, ".ndjson") or spec.startswith((".", "/", "~")) or "\\" in spec:
+        raise UserError(f"{spec}: no such file or folder.{_close_names(path)} Data are {FORMS}.")
+    if _HUB_ID.match(spec):
+        return _open_hub(spec, split)
+    raise UserError(f"{spec}: no such file or folder, and not a hub id.{_close_names(path)} Data are {FORMS}.")
+
+
+def available_splits(spec: str) -> list[str] | None:
+    """The splits that a folder holds, in the order train, validation, test; None where the spec is the split."""
+    path = Path(spec).expanduser()
+    if not path.is_dir():
+        return None
+    if _is_saved_dataset(path):
+        table = _load_from_disk(path)
+        return [name for name in SPLITS if _match_split(name, list(table))] if isinstance(table, dict) else None
+    splits = [split for split in SPLITS if _split_files(path, split)]
+    return splits or None
+
+
+def _from_file(path: Path, name: str, split: str) -> Source:
+    return Source(name, split, str(path), read_rows(path), FolderImages(path.parent))
+
+
+def _open_folder(path: Path, split: str) -> Source:
+    if _is_saved_dataset(path):
+        table = _load_from_disk(path)
+        if isinstance(table, dict):
+            name = _match_split(split, list(table))
+            if name is None:
+                raise UserError(f"{path}: has no split {split!r}; it has: {', '.join(table)}.")
+            table = table[name]
+        return _from_table(table, path.resolve().name, split, str(path), root=path)
+    files = _split_files(path, split)
+    if not files and not available_splits(str(path)):
+        files = _existing(path, ["metadata"])
+        if files:
+            return _from_metadata(files, path.resolve().name, split)
+    if not files:
+        raise UserError(_no_split(path, split))
+    if len(files) > 1:
+        raise UserError(f"{path}: several files could be the split {split!r}: {', '.join(f.name for f in files)}.")
+    if files[0].stem == "metadata":
+        return _from_metadata(files, f"{path.resolve().name}/{split}", split)
+    return _from_file(files[0], f"{path.resolve().name}/{files[0].name}", split)
+
+
+def _from_metadata(files: list[Path], name: str, split: str) -> Source:
+    """The ``imagefolder`` layout: ``metadata.jsonl`` or ``.csv`` whose image column is ``file_name``."""
+    if len(files) > 1:
+        raise UserError(f"{files[0].parent}: has several metadata files: {', '.join(f.name for f in files)}.")
+    source = _from_file(files[0], name, split)
+    for row in source.rows:
+        if row.values is not None and "image" not in row.values and "file_name" in row.values:
+            row.values["image"] = row.values.pop("file_name")
+    return source
+
+
+def _split_files(path: Path, split: str) -> list[Path]:
+    names = SPLITS.get(split, (split,))
+    return _existing(path, [*names, *(f"{name}/metadata" for name in names)])
+
+
+def _existing(path: Path, stems: list[str]) -> list[Path]:
+    candidates = (path / f"{stem}{suffix}" for stem in stems for suffix in ANNOTATION_SUFFIXES)
+    return [candidate for candidate in candidates if candidate.is_file()]
+
+
+def _match_split(split: str, names: list[str]) -> str | None:
+    return next((name for name in (split, *SPLITS.get(split, ())) if name in names), None)
+
+
+def _no_split(path: Path, split: str) -> str:
+    looked_for = ", ".join(f"{name}.jsonl" for name in SPLITS.get(split, (split,)))
+    there = sorted(entry.name for entry in path.iterdir() if entry.suffix.lower() in ANNOTATION_SUFFIXES)
+    hint = f"It has: {', '.join(there[:10])}; a file can be named itself." if there else f"Data are {FORMS}."
+    return f"{path}: has no split {split!r} (looked for {looked_for}, also as .json and .csv). {hint}"
+
+
+def _is_saved_dataset(path: Path) -> bool:
+    return (path / "dataset_dict.json").is_file() or (path / "state.json").is_file()
+
+
+def _load_from_disk(path: Path) -> Any:
+    import datasets
+
+    try:
+        return datasets.load_from_disk(str(path))
+    except Exception as error:  # damaged directories raise Arrow, JSON and OS errors alike
+        raise UserError(f"{path}: is not a readable datasets directory ({type(error).__name__}: {error}).") from error
+
+
+def _open_hub(spec: str, split: str) -> Source:
+    import datasets
+
+    try:
+        splits = datasets.get_dataset_split_names(spec)
+        name = _match_split(split, list(splits))
+        table = datasets.load_dataset(spec, split=name) if name else None
+    except Exception as error:  # the hub client raises a dozen classes, most of them not its own
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"{spec}: no such file or folder here, and the data set could not be had from the hub ({reason}). "
+            "Check the spelling and the network; offline, give a file or a folder."
+        ) from error
+    if table is None:
+        raise UserError(f"{spec}: has no split {split!r}; it has: {', '.join(splits)}.")
+    return _from_table(table, spec, split, spec, root=None)
+
+
+def _open_world(spec: str, task: str, split: str, seed: int) -> Source:
+    world, *parts = spec.split(":")
+    if not 1 <= len(parts) <= 3 or not all(parts):
+        raise UserError(f"{spec}: a built-in world is named {world}:DOMAIN[:SPLIT[:SIZE]].")
+    domain = parts[0]
+    split = parts[1] if len(parts) > 1 else split
+    size: int | None = None
+    if len(parts) > 2:
+        if not parts[2].isascii() or not parts[2].isdigit() or int(parts[2]) < 1:
+            raise UserError(f"{spec}: the size is a whole number above 0; got {parts[2]!r}.")
+        size = int(parts[2])
+    from padapter.worlds import load_world
+
+    table = load_world(domain, task, split, size, seed)
+    return _from_table(table, f"{world}:{domain}", split, spec, root=None, trusted=True)
+
+
+def _from_table(table: Any, name: str, split: str, file: str, *, root: Path | None, trusted: bool = False) -> Source:
+    """Rows of a ``datasets.Dataset``; the pictures are an ``Image`` column or, in a directory, relative paths."""
+    import datasets
+
+    is_image = isinstance(table.features.get("image"), datasets.Image)
+    texts = table.remove_columns("image") if is_image else table
+    rows = [RawRow(file, number, dict(values)) for number, values in enumerate(texts, 1)]
+    if not is_image:
+        if root is None and "image" in table.column_names:
+            raise UserError(
+                f"{file}: the column 'image' must hold images (datasets.Image), not {table.features['image']}."
+            )
+        return Source(name, split, file, rows, FolderImages(root or Path()), trusted)
+    for number, row in enumerate(rows):
+        if row.values is not None:
+            row.values["image"] = number
+    images = table.select_columns(["image"]).cast_column("image", datasets.Image(decode=False))
+    return Source(name, split, file, rows, ColumnImages(images), trusted)
+
+
+def _close_names(path: Path) -> str:
+    """Did you mean: files beside the missing one with a similar name."""
+    try:
+        names = [entry.name for entry in path.parent.iterdir()]
+    except OSError:
+        return ""
+    close = difflib.get_close_matches(path.name, names, n=3)
+    return f" Did you mean {' or '.join(close)}?" if close else ""

@@ -1,0 +1,191 @@
+"""Where the pictures of a data set are: a folder beside the annotations, or a column of a ``datasets`` table."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, Protocol
+
+from padapter.data.images import IMAGE_SUFFIXES, ImageError, verify_image
+from padapter.data.schema import FieldError, describe
+
+if TYPE_CHECKING:
+    import datasets
+
+_URL = re.compile(r"^[a-zA-Z][a-zA-Z0-9+.-]+://")
+_DRIVE = re.compile(r"^[a-zA-Z]:")
+
+
+class ImageStore(Protocol):
+    """What checking and loading need to know about pictures."""
+
+    @property
+    def place(self) -> str | None:
+        """The folder that keys are relative to; None if a key means nothing outside its table."""
+
+    def locate(self, value: Any) -> str:
+        """The key of the picture that a row's ``image`` value names; FieldError or ImageError if there is none."""
+
+    def verify(self, key: str, *, decode: bool) -> None:
+        """Raise ImageError if the picture cannot be opened."""
+
+    def stamp(self, key: str) -> str:
+        """A short text that changes when the picture is replaced by another."""
+
+    def attach(self, table: datasets.Dataset, keys: Sequence[str]) -> datasets.Dataset:
+        """``table`` with a column ``image`` (``datasets.Image(decode=False)``), one key per row."""
+
+    def unreferenced(self, keys: set[str]) -> list[str]:
+        """Pictures beside the referenced ones that no row names."""
+
+
+@dataclass
+class FolderImages:
+    """Pictures named by paths relative to ``root``.
+
+    A name that does not exist as written is looked for in its other Unicode form (NFC/NFD) and with its suffix in
+    other case: archives and file systems change both.
+    """
+
+    root: Path
+    _listings: dict[Path, dict[str, list[str]]] = field(default_factory=dict)
+
+    @property
+    def place(self) -> str:
+        """The root, resolved."""
+        return str(self.root.resolve())
+
+    def locate(self, value: Any) -> str:
+        """The path relative to the root, in the spelling of the file system."""
+        if not isinstance(value, str) or not value.strip():
+            raise FieldError(f"is {describe(value)}; expected the path of an image" if value else "is missing or empty")
+        if _URL.match(value):
+            raise FieldError(f"is a web address ({value}); download the image and give its path")
+        if "\\" in value or "\x00" in value:
+            raise FieldError(f"is {describe(value)}; write paths with forward slashes")
+        path = PurePosixPath(value)
+        if path.is_absolute() or _DRIVE.match(value) or ".." in path.parts:
+            raise FieldError(f"is {describe(value)}; give a path inside {self.root}, neither absolute nor with '..'")
+        found = self._find(path)
+        if found is None:
+            raise ImageError(f"{self.root / path}: image not found.")
+        return found.as_posix()
+
+    def verify(self, key: str, *, decode: bool) -> None:
+        """Open the file."""
+        verify_image(self.root / key, decode=decode)
+
+    def stamp(self, key: str) -> str:
+        """The size of the file in bytes."""
+        return str((self.root / key).stat().st_size)
+
+    def attach(self, table: datasets.Dataset, keys: Sequence[str]) -> datasets.Dataset:
+        """Add a column of paths; files are read when a row is used."""
+        import datasets
+
+        features = datasets.Features({"image": datasets.Image(decode=False)})
+        root = self.root.resolve()
+        paths = datasets.Dataset.from_dict({"image": [str(root / key) for key in keys]}, features=features)
+        return datasets.concatenate_datasets([table, paths], axis=1)
+
+    def unreferenced(self, keys: set[str]) -> list[str]:
+        """Images in the folders of referenced images (these only: the root may be a home folder)."""
+        folders = {PurePosixPath(key).parent for key in keys}
+        found = []
+        for folder in sorted(folders):
+            for entry in sorted((self.root / folder).iterdir()):
+                name = (folder / entry.name).as_posix()
+                if entry.suffix.lower() in IMAGE_SUFFIXES and name not in keys:
+                    found.append(name)
+        return found
+
+    def _find(self, path: PurePosixPath) -> PurePosixPath | None:
+        if (self.root / path).exists():
+            return path
+        found = PurePosixPath()
+        for depth, part in enumerate(path.parts, 1):
+            if (self.root / found / part).exists():
+                found /= part
+                continue
+            listing = self._listing(self.root / found)
+            same = listing.get(_spelling(part, suffix=depth == len(path.parts)), [])
+            if len(same) > 1:
+                raise ImageError(
+                    f"{self.root / path}: image not found, and several files come close: {', '.join(same)}."
+                )
+            if not same:
+                return None
+            found /= same[0]
+        return found
+
+    def _listing(self, folder: Path) -> dict[str, list[str]]:
+        if folder not in self._listings:
+            names: dict[str, list[str]] = {}
+            for entry in folder.iterdir() if folder.is_dir() else ():
+                names.setdefault(_spelling(entry.name, suffix=entry.is_file()), []).append(entry.name)
+            self._listings[folder] = names
+        return self._listings[folder]
+
+
+@dataclass
+class ColumnImages:
+    """Pictures in the column ``image`` of a ``datasets`` table; keys are row numbers."""
+
+    table: datasets.Dataset
+
+    @property
+    def place(self) -> None:
+        """None: keys are row numbers."""
+
+    def locate(self, value: Any) -> str:
+        """The number of the row, which is what ``value`` is."""
+        record = self._record(str(value))
+        if record is None or (record.get("bytes") is None and not record.get("path")):
+            raise FieldError("is missing or empty")
+        return str(value)
+
+    def verify(self, key: str, *, decode: bool) -> None:
+        """Open the bytes or the file of that row."""
+        verify_image(self._record(key) or {}, decode=decode)
+
+    def stamp(self, key: str) -> str:
+        """A hash of the encoded picture, or the size of its file."""
+        record = self._record(key) or {}
+        if record.get("bytes") is not None:
+            return hashlib.sha256(record["bytes"]).hexdigest()
+        return str(Path(record["path"]).stat().st_size)
+
+    def attach(self, table: datasets.Dataset, keys: Sequence[str]) -> datasets.Dataset:
+        """Put the texts beside their pictures without copying a picture.
+
+        Joining a *selection* of pictures would make ``datasets`` write them all again. So the texts are spread to
+        the full length instead (row 0 stands in for unused rows), and the selection comes last.
+        """
+        import datasets
+
+        numbers = [int(key) for key in keys]
+        if numbers == list(range(len(self.table))):
+            return datasets.concatenate_datasets([table, self.table], axis=1)
+        places = [0] * len(self.table)
+        for place, number in enumerate(numbers):
+            places[number] = place
+        spread = table.select(places).flatten_indices(keep_in_memory=True)
+        return datasets.concatenate_datasets([spread, self.table], axis=1).select(numbers)
+
+    def unreferenced(self, keys: set[str]) -> list[str]:
+        """None: each picture belongs to its row."""
+        return []
+
+    def _record(self, key: str) -> dict[str, Any] | None:
+        return self.table[int(key)]["image"]
+
+
+def _spelling(name: str, *, suffix: bool) -> str:
+    """One spelling for all Unicode forms of a name and, for files, all cases of its suffix."""
+    composed = unicodedata.normalize("NFC", name)
+    stem, dot, end = composed.rpartition(".")
+    return f"{stem}{dot}{end.lower()}" if suffix and dot else composed

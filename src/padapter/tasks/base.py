@@ -1,0 +1,115 @@
+"""What a task is: fields of its data, a prompt, weighted targets, a closed set of answers if any, and a score."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+from padapter.data.schema import Field
+from padapter.errors import UserError
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model said about one row.
+
+    Attributes:
+        id: The id of the row.
+        text: The generated or best ranked text.
+        scores: Score per candidate, where candidates were ranked.
+    """
+
+    id: str
+    text: str
+    scores: dict[str, float] | None = None
+
+
+@dataclass(frozen=True)
+class GenerationDefaults:
+    """How a task's answers are generated; lengths count new tokens only, without the prompt."""
+
+    num_beams: int
+    max_new_tokens: int
+    min_new_tokens: int = 1
+    length_penalty: float = 1.0
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of a data set: fractions in [0, 1] (CIDEr: [0, 10]), unrounded.
+
+    Attributes:
+        metrics: Score by name; the task's ``primary_metric`` is among them.
+        rule: The rule that gave them.
+        per_item: Score of each row by id.
+        details: Counts that are no scores, such as a confusion matrix.
+    """
+
+    metrics: dict[str, float]
+    rule: str
+    per_item: dict[str, float]
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+class Task(ABC):
+    """One task. Tasks are frozen dataclasses: change an option with ``dataclasses.replace``."""
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    fields: ClassVar[tuple[Field, ...]]
+    primary_metric: ClassVar[str]
+    #: "sequence": weighted sums of token losses per sequence, over images; "token": mean over tokens.
+    loss_reduction: ClassVar[Literal["sequence", "token"]]
+    generation: ClassVar[GenerationDefaults]
+    default_inference: ClassVar[Literal["generate", "rank"]]
+
+    @abstractmethod
+    def prompt(self, row: Row) -> str:
+        """The text that the decoder is given: in training (masked from the loss) and at inference alike."""
+
+    @abstractmethod
+    def targets(self, row: Row) -> list[tuple[str, float]]:
+        """The distinct texts to learn for a row, with their weights."""
+
+    @abstractmethod
+    def candidates(self, rows: Iterable[Row]) -> list[str] | None:
+        """The closed set of answers to rank, from training rows; None if the task has none."""
+
+    @abstractmethod
+    def score(self, predictions: Sequence[Prediction], rows: Iterable[Row]) -> Scores:
+        """Score predictions against rows; repeats of an id (padding of a sampler) count once.
+
+        Raises:
+            UserError: A row without prediction, or a prediction without row.
+        """
+
+
+def by_id(predictions: Sequence[Prediction]) -> dict[str, str]:
+    """Predicted text by id; the first of several predictions for an id counts."""
+    texts: dict[str, str] = {}
+    for prediction in predictions:
+        texts.setdefault(prediction.id, prediction.text)
+    return texts
+
+
+def iterate_texts(rows: Iterable[Row]) -> Iterator[Row]:
+    """The rows; those of a ``datasets`` table come without their pictures, which would be read for nothing."""
+    columns = getattr(rows, "column_names", None)
+    if columns is not None and "image" in columns:
+        rows = rows.remove_columns("image")  # type: ignore[attr-defined]
+    yield from rows
+
+
+def fill(template: str, slot: str, value: str) -> str:
+    """Put ``value`` in the place of ``{slot}``; braces elsewhere, and in the value, are text.
+
+    Raises:
+        UserError: The template has no such place.
+    """
+    if f"{{{slot}}}" not in template:
+        raise UserError(f"The prompt template {template!r} has no place for the {slot}: write {{{slot}}} in it.")
+    return template.replace(f"{{{slot}}}", value)

@@ -1,0 +1,55 @@
+"""Captioning: say what an image shows."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from padapter.data.schema import Field
+from padapter.metrics.caption import score_captions
+from padapter.tasks.base import GenerationDefaults, Prediction, Row, Scores, Task, by_id, iterate_texts
+from padapter.tasks.text import clean_caption
+
+
+@dataclass(frozen=True)
+class CaptionTask(Task):
+    """Describe an image.
+
+    Attributes:
+        prompt_template: The prompt: one for training, masking and generation (the authors' code trains with this
+            one but masks and generates with "a picture of ").
+        max_caption_words: Longer captions are cut in training; scoring uses whole references.
+    """
+
+    prompt_template: str = "What does the image describe? "
+    max_caption_words: int = 30
+
+    name: ClassVar[str] = "caption"
+    summary: ClassVar[str] = "describe an image"
+    fields: ClassVar[tuple[Field, ...]] = (Field("captions", "texts", alias="caption"),)
+    primary_metric: ClassVar[str] = "cider"
+    loss_reduction: ClassVar[Literal["sequence", "token"]] = "token"
+    generation: ClassVar[GenerationDefaults] = GenerationDefaults(num_beams=5, max_new_tokens=40, min_new_tokens=5)
+    default_inference: ClassVar[Literal["generate", "rank"]] = "generate"
+
+    def prompt(self, row: Row) -> str:
+        """The same prompt for every image."""
+        return self.prompt_template
+
+    def targets(self, row: Row) -> list[tuple[str, float]]:
+        """Each distinct cleaned caption, weighted by how often it was given (1 for most)."""
+        cleaned = (clean_caption(caption, self.max_caption_words) for caption in row["captions"])
+        return [(caption, float(count)) for caption, count in Counter(cleaned).items() if caption]
+
+    def candidates(self, rows: Iterable[Row]) -> None:
+        """Captions are not ranked."""
+        return
+
+    def score(self, predictions: Sequence[Prediction], rows: Iterable[Row]) -> Scores:
+        """BLEU-1..4, ROUGE-L and CIDEr on PTB tokens; per item: CIDEr."""
+        references = {row["id"]: row["captions"] for row in iterate_texts(rows)}
+        scores = score_captions(by_id(predictions), references)
+        per_item = {key: values["cider"] for key, values in scores.per_image.items()}
+        return Scores(scores.corpus, scores.rule, per_item)

@@ -1,0 +1,305 @@
+from __future__ import annotations
+
+import io
+import os
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms
+
+from padapter.data import ImageError, open_image, verify_image
+from padapter.errors import UserError
+
+
+def noise(width=64, height=48):
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def encoded(image, kind, **options):
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def open_file_count():
+    return len(os.listdir("/proc/self/fd"))
+
+
+@pytest.mark.parametrize("cut", [2, 100, 5000])
+def test_a_truncated_jpeg_is_an_error_that_names_the_file(tmp_path, cut):
+    path = tmp_path / "short.jpg"
+    path.write_bytes(encoded(noise(200, 200), "JPEG", quality=95)[:-cut])
+    for check in (open_image, verify_image):
+        with pytest.raises(ImageError, match=r"short\.jpg: is damaged or cut off"):
+            check(path)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "GIF", "WEBP", "BMP", "TIFF"])
+def test_other_truncated_formats_are_found_without_the_decode_option(tmp_path, kind):
+    whole = tmp_path / "whole"
+    whole.write_bytes(encoded(noise(), kind))
+    verify_image(whole)
+    part = tmp_path / "part"
+    part.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    with pytest.raises(ImageError, match="part"):
+        verify_image(part)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "BMP"])
+def test_no_cut_ever_changes_a_pixel(kind):
+    """Every beginning of a file is either refused or, if only its trailer is missing, the whole picture."""
+    content = encoded(noise(20, 15), kind)
+    whole = np.asarray(open_image(content))
+    opened = 0
+    for length in range(len(content)):
+        try:
+            image = open_image(content[:length])
+        except ImageError:
+            continue
+        opened += 1
+        assert np.array_equal(image, whole)
+    assert opened < 25
+
+
+def test_damage_in_the_middle_needs_decoding(tmp_path):
+    content = bytearray(encoded(noise(), "PNG"))
+    content[len(content) // 2] ^= 0xFF
+    path = tmp_path / "damaged.png"
+    path.write_bytes(bytes(content))
+    verify_image(path)
+    for check in (open_image, lambda source: verify_image(source, decode=True)):
+        with pytest.raises(ImageError, match=r"damaged\.png"):
+            check(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "is empty"),
+        (b"<!DOCTYPE html><html>404</html>", "HTML page"),
+        (b"\n <html>", "HTML page"),
+        (b'<?xml version="1.0"?><svg xmlns="x"/>', "SVG drawing"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC"),
+        (b"\0" * 128 + b"DICM", "DICOM"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+        (b"no picture at all", "not an image in a known format"),
+    ],
+)
+def test_files_that_are_no_pictures_are_named_and_explained(tmp_path, content, words):
+    path = tmp_path / "picture.jpg"
+    path.write_bytes(content)
+    for check in (open_image, verify_image):
+        with pytest.raises(ImageError, match=rf"picture\.jpg: .*{words}"):
+            check(path)
+
+
+def test_missing_files_and_folders_are_the_same_kind_of_error(tmp_path):
+    with pytest.raises(ImageError, match=r"nowhere\.png: image not found"):
+        open_image(tmp_path / "nowhere.png")
+    (tmp_path / "folder.png").mkdir()
+    with pytest.raises(ImageError, match=r"folder\.png: is a folder"):
+        open_image(str(tmp_path / "folder.png"))
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(ImageError, match="not a regular file"):
+        open_image(tmp_path / "pipe.png")
+    assert issubclass(ImageError, UserError)
+
+
+def test_the_suffix_is_not_trusted(tmp_path):
+    path = tmp_path / "really_a_png.jpg"
+    path.write_bytes(encoded(noise(), "PNG"))
+    assert np.array_equal(open_image(path), noise())
+
+
+def test_exif_orientation_turns_the_picture_upright(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    upright = Image.new("RGB", (20, 40), "red")
+    upright.paste((0, 0, 255), (0, 20, 20, 40))
+    path = tmp_path / "phone.jpg"
+    upright.transpose(Image.Transpose.ROTATE_90).save(path, exif=exif, quality=100)
+    opened = open_image(path)
+    assert opened.size == (20, 40)
+    assert opened.getpixel((10, 5))[0] > 200
+    assert opened.getpixel((10, 35))[2] > 200
+
+
+def test_16_bit_grey_is_scaled_and_not_clipped():
+    ramp = np.linspace(0, 65535, 256).astype(np.uint16)[None, :].repeat(4, 0)
+    opened = np.asarray(open_image(encoded(Image.fromarray(ramp), "PNG")))
+    assert np.array_equal(opened[0, :, 0], np.round(ramp[0] / 65535 * 255))
+    assert np.array_equal(opened[:, :, 0], opened[:, :, 2])
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (np.array([[0, 4095]], np.uint16), [0, 255]),  # 12 bit
+        (np.array([[0, 100]], np.int32), [0, 100]),  # 8 bit in a wide type
+        (np.array([[0, 2048, 4095]], np.int32), [0, 128, 255]),
+        (np.array([[-1000, 0, 1000]], np.int32), [0, 128, 255]),  # Hounsfield units: from minimum to maximum
+        (np.array([[0, 0.5, 1]], np.float32), [0, 128, 255]),
+        (np.array([[0, 51, 255]], np.float32), [0, 51, 255]),
+        (np.array([[np.nan, 0, 1, np.inf]], np.float32), [0, 0, 255, 0]),
+        (np.array([[-5, -5]], np.int32), [0, 0]),  # constant, out of every range
+    ],
+)
+def test_deep_values_are_scaled_from_the_range_that_holds_them(values, expected):
+    assert np.asarray(open_image(Image.fromarray(values)))[0, :, 0].tolist() == expected
+    assert np.asarray(open_image(values))[0, :, 0].tolist() == expected
+
+
+def test_deep_tiffs_from_disk(tmp_path):
+    for name, values in (("i", np.array([[0, 65535]], np.int32)), ("f", np.array([[0, 1]], np.float32))):
+        Image.fromarray(values).save(tmp_path / f"{name}.tif")
+        assert np.asarray(open_image(tmp_path / f"{name}.tif"))[0, :, 0].tolist() == [0, 255]
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_transparency_is_composited_on_white(mode):
+    hidden = (0,) * (len(mode) - 1)
+    image = Image.new(mode, (2, 1), (*hidden, 0))
+    image.putpixel((1, 0), (*hidden, 255))
+    opened = open_image(encoded(image, "PNG"))
+    assert [opened.getpixel((x, 0)) for x in (0, 1)] == [(255, 255, 255), (0, 0, 0)]
+
+
+@pytest.mark.filterwarnings("error")
+def test_palette_and_colour_key_transparency_too():
+    palette = Image.new("P", (2, 1))
+    palette.putpalette([255, 0, 0, 0, 255, 0])
+    palette.putpixel((1, 0), 1)
+    for transparency in (0, b"\x00\xff"):
+        opened = open_image(encoded(palette, "PNG", transparency=transparency))
+        assert [opened.getpixel((x, 0)) for x in (0, 1)] == [(255, 255, 255), (0, 255, 0)]
+    keyed = Image.new("RGB", (2, 1), (9, 9, 9))
+    keyed.putpixel((1, 0), (1, 2, 3))
+    opened = open_image(encoded(keyed, "PNG", transparency=(9, 9, 9)))
+    assert [opened.getpixel((x, 0)) for x in (0, 1)] == [(255, 255, 255), (1, 2, 3)]
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P"])
+def test_plain_modes(mode):
+    assert open_image(encoded(noise().convert(mode), "PNG")).mode == "RGB"
+
+
+def test_cmyk_with_and_without_a_profile():
+    grey = Image.new("CMYK", (8, 8), (0, 0, 0, 128))
+    plain = open_image(encoded(grey, "JPEG", quality=100))
+    assert plain.mode == "RGB"
+    assert abs(plain.getpixel((4, 4))[0] - 127) <= 2
+    for profile in (b"broken", ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()):
+        # Neither fits CMYK data: both count as no profile.
+        assert open_image(encoded(grey, "JPEG", quality=100, icc_profile=profile)).getpixel((4, 4)) == plain.getpixel(
+            (4, 4)
+        )
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])
+def test_animations_give_their_first_frame(kind):
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    options = {"lossless": True} if kind == "WEBP" else {}
+    content = encoded(frames[0], kind, save_all=True, append_images=frames[1:], **options)
+    assert Image.open(io.BytesIO(content)).n_frames == 2
+    assert open_image(content).getpixel((4, 4)) == (255, 0, 0)
+
+
+def png_header(width, height):
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunk = b"IHDR" + header
+    end = b"\0\0\0\0IEND\xaeB`\x82"
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk)) + end
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize(("width", "height"), [(10_000, 9_000), (60_000, 60_000)])
+def test_bombs_are_refused_by_their_header(tmp_path, width, height):
+    path = tmp_path / "bomb.png"
+    path.write_bytes(png_header(width, height))
+    for check in (open_image, verify_image):
+        with pytest.raises(ImageError, match=r"bomb\.png: has too many pixels"):
+            check(path)
+
+
+def test_the_limit_can_be_set():
+    content = encoded(noise(), "PNG")
+    with pytest.raises(ImageError, match="64 x 48; the limit is 3,000"):
+        open_image(content, max_pixels=3000)
+    assert open_image(content, max_pixels=64 * 48).size == (64, 48)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 3000), (5000, 1)])
+def test_extreme_sizes_are_fine(size):
+    assert open_image(encoded(Image.new("L", size), "PNG")).size == size
+
+
+def test_every_kind_of_source(tmp_path):
+    image = noise()
+    path = tmp_path / "a.png"
+    image.save(path)
+    content = path.read_bytes()
+    sources = [
+        path,
+        str(path),
+        content,
+        {"bytes": content, "path": None},
+        {"bytes": content, "path": "elsewhere.png"},
+        {"bytes": None, "path": str(path)},
+        image,
+        np.asarray(image),
+    ]
+    for source in sources:
+        assert np.array_equal(open_image(source), image)
+    assert open_image(np.ones((4, 6, 1), bool)).getpixel((0, 0)) == (255, 255, 255)
+    assert open_image(np.zeros((4, 6, 4), np.uint8)).getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_a_given_image_is_not_shared():
+    image = noise()
+    opened = open_image(image)
+    opened.putpixel((0, 0), (1, 2, 3))
+    assert image.getpixel((0, 0)) != (1, 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ({"bytes": None, "path": None}, "neither bytes nor a path"),
+        ({"bytes": b"", "path": "x.png"}, r"x\.png: is empty"),
+        (np.zeros((3, 40, 50)), r"got \(3, 40, 50\). Move the channels"),
+        (np.zeros((0, 5)), "shape"),
+        (np.full((2, 2), np.nan), "finite"),
+        (np.array([["a"]]), "numbers or booleans"),
+        (42, "got int"),
+    ],
+)
+def test_sources_that_cannot_be_used(source, words):
+    with pytest.raises(ImageError, match=words):
+        open_image(source)
+
+
+def test_a_lazily_opened_broken_image_is_an_image_error(tmp_path):
+    path = tmp_path / "late.jpg"
+    path.write_bytes(encoded(noise(200, 200), "JPEG")[:-300])
+    with Image.open(path) as late, pytest.raises(ImageError, match=r"late\.jpg"):
+        open_image(late)
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts open files through /proc")
+@pytest.mark.filterwarnings("error::ResourceWarning")
+def test_no_file_stays_open(tmp_path):
+    good, bad = tmp_path / "good.png", tmp_path / "bad.png"
+    noise().save(good)
+    bad.write_bytes(good.read_bytes()[:100])
+    before = open_file_count()
+    kept = []
+    for _ in range(5):
+        kept.append(open_image(good))
+        verify_image(good)
+        for check in (open_image, verify_image):
+            with pytest.raises(ImageError):
+                check(bad)
+    assert open_file_count() == before
+    assert len(kept) == 5

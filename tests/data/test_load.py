@@ -1,0 +1,410 @@
+from __future__ import annotations
+
+import json
+import os
+import sys
+import types
+import unicodedata
+from dataclasses import replace
+
+import datasets
+import pytest
+from data_cases import CAPTION, ENTAILMENT, VQA, picture, vqa_file, vqa_row, write_jsonl
+from PIL import Image
+
+from padapter.data import check_data, load_data, open_image
+from padapter.errors import UserError
+
+
+def problems(report):
+    return [(problem.line, problem.field, problem.message) for problem in report.problems]
+
+
+def test_columns_and_types(tmp_path):
+    path = vqa_file(tmp_path, vqa_row(id=7, answer=2), vqa_row(id="x", image="b.png", answers=["yes", "no"]))
+    loaded = load_data(str(path), VQA)
+    assert loaded.dataset.column_names == ["id", "question", "answers", "image"]
+    assert loaded.dataset["id"][:] == ["7", "x"]
+    assert loaded.dataset["answers"][:] == [["2"], ["yes", "no"]]
+    assert loaded.dataset.features["image"] == datasets.Image(decode=False)
+    assert loaded.dataset[0]["image"] == {"bytes": None, "path": str(tmp_path / "a.png")}
+    assert (loaded.name, loaded.split) == ("train.jsonl", "train")
+    assert loaded.report.ok
+
+
+def test_every_task(tmp_path):
+    picture(tmp_path / "a.png")
+    path = write_jsonl(tmp_path / "e.jsonl", [{"image": "a.png", "hypothesis": "A thing.", "label": "true"}])
+    assert load_data(str(path), ENTAILMENT).dataset[0]["label"] == "true"
+    path = write_jsonl(tmp_path / "c.jsonl", [{"image": "a.png", "caption": "A thing."}])
+    row = load_data(str(path), CAPTION).dataset[0]
+    assert (row["id"], row["captions"]) == ("c-1", ["A thing."])
+    assert open_image(row["image"]).size == (8, 8)
+
+
+def test_bad_rows_are_refused_by_default_and_skipped_on_request(tmp_path):
+    path = vqa_file(tmp_path, vqa_row(), vqa_row(id="2", answer=None), vqa_row(id="3", image="gone.png"))
+    with pytest.raises(UserError) as refusal:
+        load_data(str(path), VQA)
+    text = str(refusal.value)
+    assert "2 of 3 rows cannot be used; 2 problems" in text
+    assert f"{path}, line 2: answers|answer: is missing or empty" in text
+    assert "gone.png: image not found" in text
+    assert "padapter data check" in text
+    assert "--skip-bad-rows" in text
+    loaded = load_data(str(path), VQA, skip_bad_rows=True)
+    assert loaded.dataset["id"][:] == ["1"]
+    assert (loaded.report.rows, loaded.report.good, loaded.report.bad) == (3, 1, 2)
+    assert "2 bad rows skipped" in loaded.report.notes
+
+
+def test_a_long_list_of_problems_is_cut(tmp_path):
+    path = vqa_file(tmp_path, vqa_row(), *(vqa_row(id=str(n), question="") for n in range(2, 30)))
+    with pytest.raises(UserError, match=r"28 of 29 rows[\s\S]*and 18 more"):
+        load_data(str(path), VQA)
+
+
+def test_nothing_left_is_never_an_empty_data_set(tmp_path):
+    path = vqa_file(tmp_path, vqa_row(answer=None))
+    with pytest.raises(UserError, match="1 of 1 rows") as refusal:
+        load_data(str(path), VQA, skip_bad_rows=True)
+    assert "--skip-bad-rows" not in str(refusal.value)
+    picture(tmp_path / "a.png")
+    path = write_jsonl(tmp_path / "e.jsonl", [{"image": "a.png", "hypothesis": "A thing.", "label": "-"}])
+    with pytest.raises(UserError, match="none of the 1 rows can be used"):
+        load_data(str(path), ENTAILMENT)
+
+
+def test_a_list_that_breaks_off_cannot_be_skipped_over(tmp_path):
+    path = vqa_file(tmp_path)
+    path.write_text(json.dumps([vqa_row(), vqa_row(id="2")])[:-20])
+    with pytest.raises(UserError, match="reading stopped here"):
+        load_data(str(path), VQA, skip_bad_rows=True)
+
+
+def test_data_of_another_task_are_one_message(tmp_path):
+    path = vqa_file(tmp_path, *(vqa_row(id=str(n)) for n in range(5)))
+    with pytest.raises(UserError) as refusal:
+        load_data(str(path), CAPTION, skip_bad_rows=True)
+    assert str(refusal.value).count("line") == 0
+    assert "no row has the field 'captions|caption'; fields found: answer, id, image, question" in str(refusal.value)
+
+
+def test_all_missing_images_are_reported_at_once_and_each_once(tmp_path):
+    rows = [vqa_row(id=str(n), image=f"gone{n % 3}.png") for n in range(6)]
+    report = check_data(str(vqa_file(tmp_path, *rows)), VQA)
+    assert problems(report) == [
+        (n + 1, "image", f"{tmp_path / f'gone{n}.png'}: image not found. (also named by 1 later rows)")
+        for n in range(3)
+    ]
+    assert (report.bad, report.good) == (6, 0)
+    assert any("relative to the folder of the annotation file" in note for note in report.notes)
+
+
+def test_the_check_finds_cut_off_and_damaged_images(tmp_path):
+    path = vqa_file(tmp_path, vqa_row(), vqa_row(id="2", image="b.png"))
+    content = bytearray((tmp_path / "a.png").read_bytes())
+    content[-20] ^= 0xFF
+    (tmp_path / "a.png").write_bytes(content)
+    (tmp_path / "b.png").write_bytes((tmp_path / "b.png").read_bytes()[:45])
+    assert [line for line, *_ in problems(check_data(str(path), VQA))] == [1, 2]
+    with pytest.raises(UserError, match=r"b\.png: is damaged or cut off"):
+        load_data(str(path), VQA)
+
+
+@pytest.mark.parametrize(
+    ("image", "words"),
+    [
+        ("/etc/a.png", "neither absolute nor with"),
+        ("../a.png", "neither absolute nor with"),
+        ("x/../../a.png", "neither absolute nor with"),
+        ("C:/a.png", "neither absolute nor with"),
+        ("x\\a.png", "forward slashes"),
+        ("https://example.org/a.png", "web address"),
+        ("", "is missing or empty"),
+        (None, "is missing or empty"),
+        (5, "expected the path of an image"),
+        (".", "is a folder"),
+    ],
+)
+def test_image_paths_stay_inside_the_folder(tmp_path, image, words):
+    picture(tmp_path / "a.png")
+    path = vqa_file(tmp_path / "data", vqa_row(), vqa_row(id="2", image=image))
+    ((line, name, message),) = problems(check_data(str(path), VQA))
+    assert (line, name) == (2, "image")
+    assert words in message
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_other_unicode_forms_and_suffix_cases_are_found(tmp_path, form):
+    on_disk = unicodedata.normalize(form, "grün/schöner Tag.JPG")
+    picture(tmp_path / on_disk)
+    other = unicodedata.normalize("NFD" if form == "NFC" else "NFC", "grün/schöner Tag.jpg")
+    path = write_jsonl(tmp_path / "train.jsonl", [vqa_row(image=other)])
+    found = load_data(str(path), VQA).dataset[0]["image"]["path"]
+    assert os.path.exists(found)
+    assert found.endswith(on_disk)
+
+
+@pytest.mark.skipif(sys.platform in ("darwin", "win32"), reason="needs a file system that tells cases apart")
+def test_ambiguous_spellings_are_refused(tmp_path):
+    picture(tmp_path / "a.JPG")
+    picture(tmp_path / "a.Jpg")
+    path = write_jsonl(tmp_path / "train.jsonl", [vqa_row(image="a.jpg")])
+    assert "several files come close" in problems(check_data(str(path), VQA))[0][2]
+    picture(tmp_path / "B.png")
+    path = write_jsonl(tmp_path / "train.jsonl", [vqa_row(image="b.png")])
+    assert "image not found" in problems(check_data(str(path), VQA))[0][2]
+
+
+def test_one_id_for_two_contents_is_a_problem_and_a_repeat_is_not(tmp_path):
+    rows = [vqa_row(id=1), vqa_row(id="1"), vqa_row(id="1", answer="a dog"), vqa_row(id="01")]
+    report = check_data(str(vqa_file(tmp_path, *rows)), VQA)
+    assert problems(report) == [(3, "id", "'1' was used by line 1 for another content")]
+    assert (report.rows, report.good, report.dropped, report.bad) == (4, 2, 1, 1)
+    assert "1 rows: an exact repeat of an earlier row, left out" in report.notes
+
+
+def test_dash_labels_are_dropped_and_counted(tmp_path):
+    picture(tmp_path / "a.png")
+    rows = [{"image": "a.png", "hypothesis": "A thing.", "label": label} for label in ("neutral", "-", "entailment")]
+    rows[1]["image"] = "not needed.png"
+    loaded = load_data(str(write_jsonl(tmp_path / "e.jsonl", rows)), ENTAILMENT)
+    assert loaded.dataset["label"][:] == ["neutral", "entailment"]
+    assert (loaded.report.dropped, loaded.report.bad) == (1, 0)
+    assert loaded.report.notes == ["1 rows: label '-' (no majority among the annotators), left out"]
+
+
+def test_images_without_annotation_and_unused_fields_are_notes(tmp_path):
+    report = check_data(str(vqa_file(tmp_path, vqa_row(organ="CHEST"))), VQA)
+    assert report.ok
+    assert report.notes == [
+        "fields that are not used: organ",
+        "1 images without annotation in what was checked: b.png",
+    ]
+
+
+def test_nan_in_an_unused_field_is_no_problem_and_in_a_used_one_is(tmp_path):
+    path = vqa_file(tmp_path)
+    path.write_text('{"image": "a.png", "question": "What?", "answer": "x", "weight": NaN}\n')
+    assert check_data(str(path), VQA).ok
+    path.write_text('{"image": "a.png", "question": "What?", "answer": NaN}\n')
+    assert "NaN" in problems(check_data(str(path), VQA))[0][2]
+
+
+def test_a_folder_of_splits(tmp_path):
+    vqa_file(tmp_path)
+    vqa_file(tmp_path, vqa_row(id="v", image="b.png"), name="val.json")
+    write_jsonl(tmp_path / "test.jsonl", [vqa_row(id="t")])
+    assert [load_data(str(tmp_path), VQA, split=s).dataset["id"][:] for s in ("train", "validation", "test")] == [
+        ["1"],
+        ["v"],
+        ["t"],
+    ]
+    report = check_data(str(tmp_path), VQA)
+    assert (report.rows, report.splits) == (3, {"train": 1, "validation": 1, "test": 1})
+    assert report.notes == ["1 images occur in both train and test"]
+    assert check_data(str(tmp_path), VQA, split="validation").rows == 1
+
+
+def test_folder_faults(tmp_path):
+    with pytest.raises(UserError, match=r"has no split 'train' \(looked for train\.jsonl, training\.jsonl"):
+        load_data(str(tmp_path), VQA)
+    vqa_file(tmp_path)
+    with pytest.raises(UserError, match=r"has no split 'test'.*It has: train\.jsonl"):
+        load_data(str(tmp_path), VQA, split="test")
+    write_jsonl(tmp_path / "train.json", [vqa_row()])
+    with pytest.raises(UserError, match=r"several files could be the split 'train': train\.jsonl, train\.json"):
+        load_data(str(tmp_path), VQA)
+
+
+def test_image_folder_metadata(tmp_path):
+    picture(tmp_path / "one" / "a.png")
+    row = {"file_name": "a.png", "caption": "A thing."}
+    write_jsonl(tmp_path / "one" / "metadata.jsonl", [row])
+    assert len(load_data(str(tmp_path / "one"), CAPTION).dataset) == 1
+    picture(tmp_path / "two" / "train" / "a.png")
+    (tmp_path / "two" / "train" / "metadata.csv").write_text("file_name,caption\na.png,A thing.\n")
+    loaded = load_data(str(tmp_path / "two"), CAPTION)
+    assert loaded.dataset[0]["captions"] == ["A thing."]
+    assert loaded.name == "two/train"
+
+
+@pytest.mark.parametrize("spec", ["missing.jsonl", "./missing", "/nowhere/at/all", "~/no such folder", "missing", " "])
+def test_specs_that_name_nothing(tmp_path, monkeypatch, spec):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"Data are a \.jsonl"):
+        load_data(spec, VQA)
+
+
+def test_a_close_name_is_suggested(tmp_path):
+    with pytest.raises(UserError, match=r"Did you mean train\.jsonl\?"):
+        load_data(str(vqa_file(tmp_path)).replace("train", "trian"), VQA)
+
+
+def saved_table(folder, rows=4):
+    images = [Image.new("RGB", (8, 8), (40 * n, 0, 0)) for n in range(rows)]
+    columns = {
+        "image": images,
+        "question": [f"What is {n}?" if n != 1 else "" for n in range(rows)],
+        "answer": [str(n) for n in range(rows)],
+    }
+    features = datasets.Features(
+        {"image": datasets.Image(), "question": datasets.Value("string"), "answer": datasets.Value("string")}
+    )
+    return datasets.Dataset.from_dict(columns, features=features)
+
+
+def test_a_datasets_directory(tmp_path):
+    table = saved_table(tmp_path)
+    datasets.DatasetDict({"train": table, "dev": table.select([0])}).save_to_disk(tmp_path / "saved")
+    before = sorted(path for path in (tmp_path / "saved").rglob("*"))
+    with pytest.raises(UserError, match="saved, line 2: question: is missing or empty"):
+        load_data(str(tmp_path / "saved"), VQA)
+    loaded = load_data(str(tmp_path / "saved"), VQA, skip_bad_rows=True)
+    assert loaded.dataset["answers"][:] == [["0"], ["2"], ["3"]]
+    assert [open_image(row["image"]).getpixel((0, 0))[0] for row in loaded.dataset] == [0, 80, 120]
+    assert len(load_data(str(tmp_path / "saved"), VQA, split="validation").dataset) == 1
+    assert check_data(str(tmp_path / "saved"), VQA).splits == {"train": 4, "validation": 1}
+    with pytest.raises(UserError, match="has no split 'test'; it has: train, dev"):
+        load_data(str(tmp_path / "saved"), VQA, split="test")
+    assert sorted(path for path in (tmp_path / "saved").rglob("*")) == before
+
+
+def test_a_datasets_directory_with_paths_and_one_that_is_broken(tmp_path):
+    table = datasets.Dataset.from_dict({"image": ["a.png"], "question": ["What?"], "answer": ["x"]})
+    table.save_to_disk(tmp_path / "saved")
+    picture(tmp_path / "saved" / "a.png")
+    assert open_image(load_data(str(tmp_path / "saved"), VQA).dataset[0]["image"]).size == (8, 8)
+    (tmp_path / "saved" / "state.json").write_text("{")
+    with pytest.raises(UserError, match="not a readable datasets directory"):
+        load_data(str(tmp_path / "saved"), VQA)
+
+
+def test_a_table_with_a_null_image(tmp_path):
+    table = saved_table(tmp_path, rows=1)
+    nothing = datasets.Dataset.from_dict(
+        {"image": [None], "question": ["Why?"], "answer": ["x"]}, features=table.features
+    )
+    datasets.concatenate_datasets([table, nothing]).save_to_disk(tmp_path / "saved")
+    assert problems(check_data(str(tmp_path / "saved"), VQA)) == [(2, "image", "is missing or empty")]
+
+
+def test_hub_ids(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(datasets, "get_dataset_split_names", lambda spec: ["train", "val"])
+    asked = []
+
+    def fake(spec, split):
+        asked.append((spec, split))
+        return saved_table(tmp_path, rows=1)
+
+    monkeypatch.setattr(datasets, "load_dataset", fake)
+    loaded = load_data("owner/name", VQA, split="validation")
+    assert (loaded.name, asked) == ("owner/name", [("owner/name", "val")])
+    with pytest.raises(UserError, match="owner/name: has no split 'test'; it has: train, val"):
+        load_data("owner/name", VQA, split="test")
+
+
+def test_an_unreachable_hub_is_one_clear_message(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def offline(spec):
+        raise ConnectionError("Couldn't reach 'owner/name'\nmore\nlines")
+
+    monkeypatch.setattr(datasets, "get_dataset_split_names", offline)
+    with pytest.raises(UserError, match=r"could not be had from the hub \(Couldn't reach 'owner/name'\)") as error:
+        load_data("owner/name", VQA)
+    assert "offline, give a file or a folder" in str(error.value)
+
+
+@pytest.fixture
+def world(monkeypatch, tmp_path):
+    """A stand-in for the built-in worlds that records how it was called."""
+    calls = []
+
+    def load_world(domain, task, split, size, seed):
+        calls.append((domain, task, split, size, seed))
+        return saved_table(tmp_path, rows=1)
+
+    monkeypatch.setitem(sys.modules, "padapter.worlds", types.SimpleNamespace(load_world=load_world))
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("spec", "call"),
+    [
+        ("shapes:source", ("source", "vqa", "validation", None, 3)),
+        ("shapes:source:test", ("source", "vqa", "test", None, 3)),
+        ("shapes:new-pictures:train:50", ("new-pictures", "vqa", "train", 50, 3)),
+    ],
+)
+def test_world_specs(world, spec, call):
+    loaded = load_data(spec, VQA, split="validation", seed=3)
+    assert world == [call]
+    assert (loaded.name, loaded.split) == (f"shapes:{call[0]}", call[2])
+
+
+@pytest.mark.parametrize(
+    "spec", ["shapes", "shapes:", "shapes:a:b:c:d", "shapes:a:b:0", "shapes:a:b:many", "shapes:a::5"]
+)
+def test_world_specs_that_are_none(world, spec):
+    with pytest.raises(UserError, match=r"shapes:DOMAIN|whole number above 0"):
+        load_data(spec, VQA)
+    assert world == []
+
+
+def test_the_fingerprint_is_about_content_and_not_about_place(tmp_path):
+    first = load_data(str(vqa_file(tmp_path / "x")), VQA).fingerprint
+    assert load_data(str(vqa_file(tmp_path / "y", name="other.json")), VQA).fingerprint == first
+    assert load_data(str(vqa_file(tmp_path / "y", vqa_row(answer="a dog"))), VQA).fingerprint != first
+    path = vqa_file(tmp_path / "z")
+    Image.new("RGB", (9, 9)).save(tmp_path / "z" / "a.png")
+    assert load_data(str(path), VQA).fingerprint != first
+
+
+def test_limit_is_a_seeded_sample_in_order(tmp_path):
+    path = str(vqa_file(tmp_path, *(vqa_row(id=n) for n in range(40))))
+    ids = load_data(path, VQA, limit=10, seed=1).dataset["id"][:]
+    assert len(ids) == 10
+    assert ids == sorted(ids, key=int)
+    assert ids == load_data(path, VQA, limit=10, seed=1).dataset["id"][:]
+    assert ids != load_data(path, VQA, limit=10, seed=2).dataset["id"][:]
+    assert len(load_data(path, VQA, limit=99).dataset) == 40
+    with pytest.raises(UserError, match="above 0"):
+        load_data(path, VQA, limit=0)
+
+
+def test_optional_columns_appear_only_where_there_are_any(tmp_path):
+    path = vqa_file(tmp_path, vqa_row(answer_type="open"), vqa_row(id="2"))
+    assert load_data(str(path), VQA).dataset["answer_type"][:] == ["open", None]
+
+
+def test_the_report_as_text(tmp_path):
+    path = vqa_file(tmp_path, *(vqa_row(id=n, answer=None) for n in range(3)))
+    text = check_data(str(path), replace(VQA, max_question_words=5)).format(limit=1)
+    assert text.splitlines()[0] == f"{path}: 3 rows, 0 good, 3 bad, 0 left out"
+    assert text.count("problem: ") == 1
+    assert "... and 2 more problems" in text
+
+
+def test_a_file_without_rows(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text("[]")
+    assert problems(check_data(str(path), VQA)) == [(None, None, "has no rows")]
+    with pytest.raises(UserError, match="has no rows"):
+        load_data(str(path), VQA)
+
+
+@pytest.mark.parametrize("task", [VQA, ENTAILMENT, CAPTION], ids=lambda task: task.name)
+def test_the_real_world_fits_every_task(task):
+    loaded = load_data("shapes:new-questions:test:6", task)
+    assert len(loaded.dataset) == 6
+    assert loaded.report.ok
+    assert {spec.name for spec in task.fields if spec.required} < set(loaded.dataset.column_names)
+    row = loaded.dataset[5]
+    assert task.prompt(row)
+    assert task.targets(row)
+    assert open_image(row["image"]).mode == "RGB"
+    assert load_data("shapes:new-questions:test:6", task).fingerprint == loaded.fingerprint
+    assert load_data("shapes:new-questions:test:6", task, seed=1).fingerprint != loaded.fingerprint

