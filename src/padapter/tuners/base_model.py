@@ -1,0 +1,139 @@
+"""The ``BaseTuner`` that both tuners share: resolving targets, refusing what cannot work, mixed batches."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
+from peft.utils import INCLUDE_LINEAR_LAYERS_SHORTHAND
+from torch import nn
+
+from padapter.architectures import Site, architectures, default_targets, find_sites
+from padapter.errors import UserError
+from padapter.tuners.base_config import AdapterConfig
+from padapter.tuners.base_layer import NOT_MERGEABLE, BottleneckLayer
+from padapter.tuners.batches import mixed_batch, rows_per_sample
+
+
+class BottleneckTuner(BaseTuner):
+    """Base of the tuners: puts a `BottleneckLayer` around each target."""
+
+    prefix: str
+    tuner_layer_cls: type[BottleneckLayer]
+    target_module_mapping: ClassVar[dict[str, list[str]]] = {}
+
+    def default_blocks(self, config: AdapterConfig) -> dict[str, bool]:
+        """Which blocks a config without targets adapts: keys ``attention`` and ``feed_forward``."""
+        raise NotImplementedError
+
+    def check_target(self, config: AdapterConfig, target: nn.Module, key: str, site: Site | None) -> None:
+        """Raise `UserError` if the config cannot be applied to this target."""
+        raise NotImplementedError
+
+    def new_layer(self, target: nn.Module, site: Site | None) -> BottleneckLayer:
+        """Wrap a target that has no layer of this tuner yet."""
+        raise NotImplementedError
+
+    def _prepare_adapter_config(self, peft_config: AdapterConfig, model_config: dict[str, Any]) -> AdapterConfig:
+        if peft_config.target_modules is not None:
+            return peft_config
+        model_type = model_config.get("model_type")
+        targets = default_targets(model_type, **self.default_blocks(peft_config), layers=peft_config.layer_indices())
+        if targets is None:
+            known = sorted({name for row in architectures() for name in row.targets})
+            raise UserError(
+                f"no default `target_modules` for model type {model_type!r} (known: {', '.join(known)}). Please "
+                "specify `target_modules` in the config, or register an architecture "
+                "(padapter.architectures.register_architecture)."
+            )
+        # The layers are part of the expression now; PEFT does not combine the two.
+        peft_config.target_modules = targets
+        peft_config.layers_to_transform = None
+        peft_config.layers_pattern = None
+        return peft_config
+
+    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+        """Add an adapter to the model; see ``BaseTuner.inject_adapter``.
+
+        Raises:
+            UserError: if the adapter's name or one of its targets cannot be used; the model is then unchanged.
+        """
+        check_adapter_name(adapter_name, model)
+        super().inject_adapter(model, adapter_name, *args, **kwargs)
+
+    def _prepare_model(self, peft_config: AdapterConfig, model: nn.Module) -> None:
+        sites = find_sites(model)
+        self.__dict__["_sites"] = sites
+        if peft_config.target_modules == INCLUDE_LINEAR_LAYERS_SHORTHAND:
+            return  # PEFT turns it into names later; each is checked when its turn comes
+        inside: tuple[str, ...] = ()
+        for key, module in list(model.named_modules()):
+            if key.startswith(inside) and inside:
+                continue
+            if isinstance(module, BaseTunerLayer):
+                inside = (*inside, f"{key}.")
+            if key and self._check_target_module_exists(peft_config, key):
+                self.check_target(peft_config, module, key, sites.get(key))
+
+    def _create_and_replace(
+        self,
+        peft_config: AdapterConfig,
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: nn.Module,
+        current_key: str,
+        parameter_name: str | None = None,
+    ) -> None:
+        site = self.__dict__["_sites"].get(current_key)
+        self.check_target(peft_config, target, current_key, site)
+        if isinstance(target, self.tuner_layer_cls):
+            target.update_layer(adapter_name, peft_config)
+            return
+        layer = self.new_layer(target, site)
+        layer._active_adapter = list(self.active_adapters)
+        layer.update_layer(adapter_name, peft_config)
+        if adapter_name not in self.active_adapters:
+            layer.requires_grad_(False)
+        self._replace_module(parent, target_name, layer, target)
+
+    def _check_merge_allowed(self) -> None:
+        raise UserError(NOT_MERGEABLE)
+
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+        names = kwargs.get("adapter_names")
+        if names is None:
+            yield
+            return
+        with mixed_batch(self.model, names, num_beams=rows_per_sample(self.model, kwargs)):
+            yield
+
+
+_RESERVED = frozenset(dir(nn.ModuleDict())) | frozenset(dir(nn.ParameterDict()))
+
+
+def check_adapter_name(name: str, model: nn.Module) -> None:
+    """Refuse adapter names that PyTorch, PEFT or transformers would trip over.
+
+    Raises:
+        UserError: if the name is empty, has a dot, or is an attribute of ``torch.nn.ModuleDict``.
+    """
+    if not name or "." in name or name in _RESERVED:
+        raise UserError(f"adapter name {name!r} cannot be used; choose a name without dots, like 'default' or 'vqa'.")
+    parts = {part for module in _base_module_names(model) for part in module.split(".")}
+    clash = sorted(part for part in parts if name in part)
+    if clash and not name.isdigit():
+        warnings.warn(
+            f"adapter name {name!r} occurs in module names of the model ({', '.join(clash[:3])}); transformers' "
+            "load_adapter may report base weights as missing, though the values are right. Another name avoids that.",
+            stacklevel=2,
+        )
+
+
+def _base_module_names(model: nn.Module) -> Iterator[str]:
+    layers = tuple(f"{key}." for key, module in model.named_modules() if isinstance(module, BaseTunerLayer))
+    return (key for key, _ in model.named_modules() if not key.startswith(layers))

@@ -1,0 +1,147 @@
+"""Options of the p-adapter."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from padapter.errors import UserError
+from padapter.functional import DEGREES
+from padapter.tuners.base_config import AdapterConfig, Variant
+from padapter.tuners.p_adapter.message_passing import MESSAGE_PASSING
+from padapter.tuners.registration import add_peft_type
+
+FORMS = ("projected", "bottleneck")
+
+
+@dataclass
+class PAdapterConfig(AdapterConfig):
+    """Configuration of p-adapters (arXiv 2312.10613).
+
+    ``projected`` is the published method, equations (5)-(9): attention is replaced by p-Laplacian message passing on
+    its graph, with distances measured behind the frozen output projection, and a bottleneck follows. It changes the
+    model from the start, by as much as (p, mu) depart from (2, 0).
+
+    ``bottleneck`` follows the authors' code: attention stays as it is, and message passing happens between
+    bottleneck features ``(Wo x + b) W_down``, cut into heads; the result, gated by ``act(h W_gate)``, goes through
+    W_up and is added to the attention output h. It starts as the base model exactly.
+
+    Args:
+        form: "projected" or "bottleneck".
+        p: exponent of the p-Laplacian, >= 1; 2 is ordinary attention, less favours close nodes, more distant ones.
+        mu: weight of a node's own feature, >= 0.
+        learnable_p: whether p is trained, from ``p``. If not, ``p`` of the config is used and nothing is saved. A
+            trained p below 1 counts as 1, but keeps its gradient.
+        learnable_mu: the same for mu; below 0 counts as 0. In the bottleneck form mu is ``mu (2 + tanh(theta))``
+            with theta trained from 0, so it starts at twice ``mu``; that is also its value when it is not trained.
+        per_head: one p and one mu per head instead of one per attention module.
+        message_passing: "pgnn" (p-Laplacian) or "gcn" (plain attention; p and mu are then not used).
+        degree: "row", "symmetric" (encoders and projected form only), or "auto": symmetric where attention is
+            bidirectional, row in decoders.
+        gate: whether the bottleneck form has its gate; not used by the projected form.
+        scaling: factor of what the bottleneck adds.
+        activation: in the bottleneck (projected form) or of the gate (bottleneck form).
+        feedforward: whether feed-forward blocks get a vanilla adapter behind them too; default: only in the
+            bottleneck form. With ``target_modules`` given, those among them that are feed-forward outputs.
+        feedforward_reduction_factor: the ``reduction_factor`` of these.
+    """
+
+    form: str = field(default="projected")
+    p: float = field(default=1.5)
+    mu: float = field(default=0.1)
+    learnable_p: bool = field(default=True)
+    learnable_mu: bool = field(default=True)
+    per_head: bool = field(default=False)
+    message_passing: str = field(default="pgnn")
+    degree: str = field(default="auto")
+    gate: bool = field(default=True)
+    scaling: float = field(default=1.0)
+    feedforward: bool | None = field(default=None)
+    feedforward_reduction_factor: float = field(default=8)
+
+    def __post_init__(self) -> None:
+        self.peft_type = add_peft_type("P_ADAPTER")
+        super().__post_init__()
+        self.check_choice("form", FORMS)
+        self.check_choice("message_passing", tuple(MESSAGE_PASSING))
+        self.check_choice("degree", ("auto", *DEGREES))
+        self.check_number("p", 1)
+        self.check_number("mu", 0)
+        self.check_number("scaling", 0, strict=True)
+        self.check_number("feedforward_reduction_factor", 0, strict=True)
+        for name in ("learnable_p", "learnable_mu", "per_head", "gate"):
+            self.check_flag(name)
+        if self.feedforward is not None:
+            self.check_flag("feedforward")
+        self._check_bottleneck_form()
+
+    @property
+    def adapts_feedforward(self) -> bool:
+        """``feedforward``, with its default filled in."""
+        return self.form == "bottleneck" if self.feedforward is None else self.feedforward
+
+    def width(self, features: int, num_heads: int) -> int:
+        """Width of the bottleneck behind an attention module.
+
+        Raises:
+            UserError: if the bottleneck form is asked for an ``r`` that the heads do not divide.
+        """
+        if self.form == "projected":
+            return self.r if self.r is not None else max(1, int(features // self.reduction_factor))
+        if self.r is None:
+            return num_heads * max(1, round(features / self.reduction_factor / num_heads))
+        if self.r % num_heads:
+            below = self.r // num_heads * num_heads
+            nearest = " or ".join(str(width) for width in (below, below + num_heads) if width)
+            raise UserError(
+                f"PAdapterConfig: `r` must be a multiple of the {num_heads} attention heads with form='bottleneck', "
+                f"got {self.r}; nearest: {nearest}."
+            )
+        return self.r
+
+    def feedforward_width(self, features: int) -> int:
+        """Width of the bottleneck behind a feed-forward block."""
+        return max(1, int(features // self.feedforward_reduction_factor))
+
+    def resolve_degree(self, decoder: bool) -> str:
+        """``degree``, with "auto" decided.
+
+        Raises:
+            UserError: for symmetric degrees in a decoder.
+        """
+        if self.degree == "auto":
+            return "row" if decoder or self.form == "bottleneck" else "symmetric"
+        if self.degree == "symmetric" and decoder:
+            raise UserError(
+                "PAdapterConfig: `degree`='symmetric' cannot be used in a decoder: the degree of a value node sums "
+                "over all queries, so a token would see later ones, and generation with a cache would compute other "
+                "numbers. Use degree='row' or 'auto'."
+            )
+        return self.degree
+
+    def _check_bottleneck_form(self) -> None:
+        if self.form != "bottleneck":
+            return
+        if self.degree == "symmetric":
+            raise self.refuse("degree", "'row' or 'auto' with form='bottleneck', whose degrees are 1")
+        if self.mu == 0 and self.learnable_mu and MESSAGE_PASSING[self.message_passing].uses_mu:
+            raise self.refuse("mu", "> 0 with form='bottleneck' and learnable_mu=True (mu (2 + tanh(theta)) stays 0)")
+
+    @classmethod
+    def variants(cls) -> dict[str, Variant]:
+        """What the conformance suite runs."""
+        projected: dict[str, dict[str, Any]] = {
+            "projected": {},
+            "projected-heads": {"per_head": True, "p": 2.5, "mu": 1.0, "r": 5, "scaling": 0.5, "degree": "row"},
+            "projected-fixed": {"learnable_p": False, "learnable_mu": False, "feedforward": True, "p": 1.0, "mu": 0.0},
+        }
+        bottleneck: dict[str, dict[str, Any]] = {
+            "bottleneck": {"form": "bottleneck", "p": 1.25},
+            "bottleneck-plain": {"form": "bottleneck", "gate": False, "feedforward": False, "r": 8, "per_head": True},
+        }
+        gcn = {
+            "projected-gcn": {"message_passing": "gcn"},
+            "bottleneck-gcn": {"message_passing": "gcn", "form": "bottleneck"},
+        }
+        options = projected | bottleneck | gcn
+        return {name: Variant(option, name.startswith("bottleneck")) for name, option in options.items()}

@@ -1,0 +1,281 @@
+"""The layer of the p-adapter: all its parameters, around the output projection of an attention module."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from padapter.architectures import AttentionCall, AttentionSite, Site, attach, detach
+from padapter.functional import metric_factor
+from padapter.tuners.base_config import AdapterConfig
+from padapter.tuners.base_layer import BottleneckLayer, BottleneckSettings, init_linear, projection_weight
+from padapter.tuners.batches import Group
+from padapter.tuners.p_adapter.config import PAdapterConfig
+from padapter.tuners.p_adapter.message_passing import MESSAGE_PASSING, MessagePassing
+
+
+@dataclass(frozen=True)
+class PAdapterSettings(BottleneckSettings):
+    """`BottleneckSettings`, and how one adapter passes messages.
+
+    Attributes:
+        form: "projected", "bottleneck", or "vanilla" behind a feed-forward block.
+        operator: name in `MESSAGE_PASSING`.
+        p: the exponent if it is not trained.
+        mu: the base value of mu.
+        degree: "row" or "symmetric".
+        per_head: whether p and mu differ between heads.
+    """
+
+    form: str
+    operator: str
+    p: float
+    mu: float
+    degree: str
+    per_head: bool
+
+
+class PAdapterLayer(BottleneckLayer):
+    """An output projection with p-adapters.
+
+    Two calls make one step. The attention module calls `attend`, which gives it the context to project; then it, or
+    its owner, calls `forward` on that context. What the second call needs from the first waits in ``_messages``.
+
+    Args:
+        base_layer: the output projection of an attention module or of a feed-forward block.
+        site: the block it belongs to.
+    """
+
+    prefix: ClassVar[str] = "p_adapter_"
+    adapter_layer_names: tuple[str, ...] = (
+        "p_adapter_down",
+        "p_adapter_up",
+        "p_adapter_gate",
+        "p_adapter_p",
+        "p_adapter_mu",
+    )
+    parameter_leaves: ClassVar[frozenset[str]] = frozenset({"p", "mu"})
+
+    def __init__(self, base_layer: nn.Module, site: Site) -> None:
+        super().__init__(base_layer)
+        # Plain references: the attention module must not become a sub-module of its own output projection.
+        self.__dict__["_site"] = site
+        self._messages: dict[str, torch.Tensor] | None = None
+        self._metric: tuple[tuple[Any, ...], torch.Tensor] | None = None
+
+    def update_layer(self, adapter_name: str, config: PAdapterConfig) -> None:
+        """Add an adapter, and connect the attention module if it is the first."""
+        site = self.__dict__["_site"]
+        if not isinstance(site, AttentionSite):
+            width = config.feedforward_width(self.out_features)
+            self.add_bottleneck(adapter_name, self.out_features, width, config)
+            self.settings[adapter_name] = self._settings(config, "vanilla", "row")
+            self.finish_update(adapter_name, config)
+            return
+        width = config.width(self.out_features, site.num_heads)
+        self.add_bottleneck(adapter_name, self.out_features, width, config)
+        if config.form == "bottleneck" and config.gate:
+            self.leaf("gate")[adapter_name] = nn.Linear(self.out_features, width)
+            if config.init_weights:
+                init_linear(self.leaf("gate")[adapter_name])
+        self._add_exponents(adapter_name, config, site.num_heads if config.per_head else 1)
+        self.settings[adapter_name] = self._settings(config, config.form, config.resolve_degree(site.row.decoder))
+        attach(site, self)
+        self.finish_update(adapter_name, config)
+
+    def finish_update(self, adapter_name: str, config: AdapterConfig) -> None:
+        """Place the adapter; p and mu stay float32, where 1.1 is nearer to 1.1 than in bfloat16."""
+        exact = {name: self.leaf(name)[adapter_name] for name in ("p", "mu") if adapter_name in self.leaf(name)}
+        super().finish_update(adapter_name, config)
+        for name, value in exact.items():
+            placed = self.leaf(name)[adapter_name]
+            if placed.dtype != value.dtype:
+                self.leaf(name)[adapter_name] = nn.Parameter(value.detach().to(placed.device), placed.requires_grad)
+
+    def changes_attention(self) -> bool:
+        """Whether an enabled, active adapter of this layer takes part in attention.
+
+        A layer that another PEFT method's ``unload`` has dropped from the model no longer does.
+        """
+        return bool(self.present()) and any(part is self for part in self.__dict__["_site"].output().modules())
+
+    def exponents(self, adapter_name: str) -> tuple[torch.Tensor | float, torch.Tensor | float]:
+        """The p >= 1 and mu >= 0 that an adapter uses: floats, or tensors of one number or one per head.
+
+        Out of range, the value is clamped and the gradient is passed straight through, so that it can come back.
+        """
+        settings = self.settings[adapter_name]
+        p: torch.Tensor | float = settings.p
+        mu: torch.Tensor | float = settings.mu
+        if adapter_name in self.leaf("p"):
+            p = _at_least(self.leaf("p")[adapter_name], 1.0)
+        if settings.form == "bottleneck":
+            theta = self.leaf("mu").get(adapter_name)
+            mu = 2 * settings.mu if theta is None else settings.mu * (2 + torch.tanh(theta))
+        elif adapter_name in self.leaf("mu"):
+            mu = _at_least(self.leaf("mu")[adapter_name], 0.0)
+        return p, mu
+
+    def attend(self, call: AttentionCall) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Context of the attention module, as the active adapters want it.
+
+        One projected adapter, or one per row of a mixed batch, replaces the context. Everything else (the bottleneck
+        form, several adapters at once) leaves the plain context and has its message added by `forward`.
+
+        Args:
+            call: the arguments of the attention function.
+
+        Returns:
+            Context (B, N1, H, dh), and weights (B, H, N1, N2) where recorded: those that made the context, that is,
+            calibrated ones where one projected adapter is active and plain ones otherwise.
+        """
+        groups = self.groups(call.query.shape[0])
+        self._messages = {}
+        if len(groups) == 1 and groups[0].rows is None and self._form(groups[0]) == "projected":
+            return self._calibrate(groups[0].name, call, groups[0])
+        context, weights = call.plain()
+        for group in groups:
+            if self._form(group) == "bottleneck":
+                self._messages[group.name] = self._bottleneck_message(group.name, call, group)
+            elif group.rows is None:
+                self._messages[group.name] = self._calibrate(group.name, call, group)[0].flatten(2)
+            else:
+                calibrated, calibrated_weights = self._calibrate(group.name, call, group)
+                context = group.put(context, calibrated)
+                if weights is not None and calibrated_weights is not None:
+                    weights = group.put(weights, calibrated_weights)
+        return context, weights
+
+    def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Project the context x (B, N1, H * dh) and add the changes of the active adapters; (B, N1, d)."""
+        if self._messages is None and isinstance(self.__dict__["_site"], AttentionSite) and self.present():
+            site = self.__dict__["_site"]
+            raise RuntimeError(
+                f"the output projection of attention module {site.name!r} was called, but not its attention function, "
+                "so the p-adapter would have been left out. Does the module run a fused or replaced attention?"
+            )
+        try:
+            return super().forward(x, *args, **kwargs)
+        finally:
+            self._messages = None
+
+    def change(self, adapter_name: str, group: Group, result: torch.Tensor) -> torch.Tensor:
+        """What one adapter adds to h = Wo ctx + b; see `attend` for who made ctx.
+
+        Projected: ``U - h + s W_up act(W_down U)``, where U = h if this adapter made the context alone.
+        Bottleneck: ``s W_up (act(W_gate h) * Ubar)``.
+        """
+        messages = self._messages or {}
+        form = self._form(group)
+        if form == "vanilla" or adapter_name not in messages:
+            return self.bottleneck(adapter_name, group.take(result))
+        if form == "projected":
+            states = self.base_layer(messages[adapter_name])  # (B, N1, d)
+            return (states - result) + self.bottleneck(adapter_name, states)
+        message = messages[adapter_name]  # (B, N1, r)
+        settings = self.settings[adapter_name]
+        if adapter_name in self.leaf("gate"):
+            gate = self.leaf("gate")[adapter_name]
+            message = message * settings.activation(gate(self._cast_input_dtype(group.take(result), gate.weight.dtype)))
+        return settings.scaling * self.leaf("up")[adapter_name](message)
+
+    def release(self) -> None:
+        """Give the attention module its own class back."""
+        site = self.__dict__["_site"]
+        if isinstance(site, AttentionSite):
+            detach(site.module)
+
+    def _form(self, group: Group) -> str:
+        return self.settings[group.name].form
+
+    def _calibrate(
+        self, adapter_name: str, call: AttentionCall, group: Group
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Equations (7)-(8) in head space: context (rows, N1, H, dh), weights (rows, H, N1, N2) where recorded."""
+        operator, arguments = self._operator(adapter_name, call, group)
+        query, key, value = (group.take(states) for states in (call.query, call.key, call.value))
+        arguments["metric_factor"] = self._metric_factor(call.query.shape[1])
+        context = operator.context(query, key, value, dropout_p=call.dropout, **arguments)
+        weights = operator.weights(query, key, value, **arguments)[0] if call.need_weights else None
+        return context.transpose(1, 2), weights
+
+    def _bottleneck_message(self, adapter_name: str, call: AttentionCall, group: Group) -> torch.Tensor:
+        """Message passing between bottleneck features: Ubar (rows, N1, r)."""
+        operator, arguments = self._operator(adapter_name, call, group)
+        query, key, value = (group.take(states) for states in (call.query, call.key, call.value))
+        shared = query.shape[1] // key.shape[1]
+        key, value = key.repeat_interleave(shared, 1), value.repeat_interleave(shared, 1)  # (rows, H, N2, dk | dh)
+        arguments["node_query"] = self._bottleneck_features(adapter_name, query)
+        features = self._bottleneck_features(adapter_name, value)
+        message = operator.context(query, key, features, dropout_p=call.dropout, **arguments)
+        return message.transpose(1, 2).flatten(2)
+
+    def _bottleneck_features(self, adapter_name: str, states: torch.Tensor) -> torch.Tensor:
+        """``(Wo x + b) W_down`` of states (B, H, N, dh), cut into heads: (B, H, N, r / H)."""
+        down = self.leaf("down")[adapter_name]
+        heads = states.shape[1]
+        projection = self.get_base_layer()
+        weight = projection_weight(projection).to(down.weight.dtype)
+        folded = down.weight @ weight  # (r, H * dh): one small product instead of N wide ones
+        bias = down.bias
+        if getattr(projection, "bias", None) is not None:
+            bias = bias + down.weight @ projection.bias.detach().to(down.weight.dtype)  # type: ignore[operator]
+        joined = states.transpose(1, 2).flatten(2).to(down.weight.dtype)  # (B, N, H * dh)
+        joined = F.dropout(joined, self.settings[adapter_name].dropout, self.training)
+        return F.linear(joined, folded, bias).unflatten(-1, (heads, -1)).transpose(1, 2)
+
+    def _operator(self, adapter_name: str, call: AttentionCall, group: Group) -> tuple[MessagePassing, dict[str, Any]]:
+        settings = self.settings[adapter_name]
+        operator = MESSAGE_PASSING[settings.operator]
+        mask = call.attention_mask
+        if mask is not None and mask.dim() == 4 and mask.shape[0] > 1:
+            mask = group.take(mask)
+        arguments = operator.arguments(*self.exponents(adapter_name)) | {
+            "attention_mask": mask,
+            "is_causal": call.is_causal,
+            "scale": call.scaling,
+            "degree": settings.degree,
+        }
+        return operator, arguments
+
+    def _metric_factor(self, num_heads: int) -> torch.Tensor:
+        """R with R R^T = Wo Wo^T per head, (H, dh, dh); computed again when the projection has changed."""
+        projection = self.get_base_layer()
+        stored: torch.Tensor = projection.weight  # type: ignore[assignment]
+        version = 0 if stored.is_inference() else stored._version
+        key = (id(stored), stored.data_ptr(), version, stored.device, stored.dtype, num_heads)
+        if self._metric is None or self._metric[0] != key:
+            with torch.no_grad():
+                weight = projection_weight(projection)
+                wide = weight if weight.dtype == torch.float64 else weight.float()
+                self._metric = (key, metric_factor(wide, num_heads))
+        return self._metric[1]
+
+    def _settings(self, config: PAdapterConfig, form: str, degree: str) -> PAdapterSettings:
+        return PAdapterSettings(
+            activation=config.activation_function(),
+            dropout=config.dropout,
+            scaling=float(config.scaling),
+            form=form,
+            operator=config.message_passing,
+            p=float(config.p),
+            mu=float(config.mu),
+            degree=degree,
+            per_head=config.per_head,
+        )
+
+    def _add_exponents(self, adapter_name: str, config: PAdapterConfig, size: int) -> None:
+        operator = MESSAGE_PASSING[config.message_passing]
+        if config.learnable_p and operator.uses_p:
+            self.leaf("p")[adapter_name] = nn.Parameter(torch.full((size,), float(config.p)))
+        if config.learnable_mu and operator.uses_mu:
+            start = 0.0 if config.form == "bottleneck" else float(config.mu)
+            self.leaf("mu")[adapter_name] = nn.Parameter(torch.full((size,), start))
+
+
+def _at_least(value: torch.Tensor, low: float) -> torch.Tensor:
+    return value.clamp(min=low).detach() + (value - value.detach())

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from transformers import BlipConfig, BlipForConditionalGeneration
+
+import padapter.tuners
+
+padapter.tuners.register()
+
+WIDTH, HEADS, LAYERS, VOCABULARY = 32, 4, 2, 40
+
+
+def build_tiny_blip(seed: int = 0) -> BlipForConditionalGeneration:
+    """A random BLIP: 2 layers, width 32, 4 heads, 32 px images, 40 words; large weights."""
+    torch.manual_seed(seed)
+    config = BlipConfig(
+        text_config={
+            "vocab_size": VOCABULARY,
+            "hidden_size": WIDTH,
+            "encoder_hidden_size": WIDTH,
+            "intermediate_size": 48,
+            "num_hidden_layers": LAYERS,
+            "num_attention_heads": HEADS,
+            "max_position_embeddings": 32,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+            "sep_token_id": 2,
+            "pad_token_id": 0,
+            "initializer_range": 0.25,
+        },
+        vision_config={
+            "hidden_size": WIDTH,
+            "intermediate_size": 48,
+            "num_hidden_layers": LAYERS,
+            "num_attention_heads": HEADS,
+            "image_size": 32,
+            "patch_size": 8,
+        },
+        projection_dim=16,
+    )
+    return BlipForConditionalGeneration(config).eval()
+
+
+@pytest.fixture(scope="session")
+def _tiny_blip() -> BlipForConditionalGeneration:
+    return build_tiny_blip()
+
+
+@pytest.fixture
+def tiny_blip(_tiny_blip: BlipForConditionalGeneration) -> BlipForConditionalGeneration:
+    """A fresh copy of the same tiny random BLIP for each test."""
+    return copy.deepcopy(_tiny_blip)
+
+
+@pytest.fixture
+def fresh_blip(_tiny_blip: BlipForConditionalGeneration) -> Callable[[], BlipForConditionalGeneration]:
+    """Makes further copies of `tiny_blip`."""
+    return lambda: copy.deepcopy(_tiny_blip)
