@@ -1,0 +1,30 @@
+"""The mathematics: pure functions on tensors, nothing about models.
+
+Source: "p-Laplacian Adaptation for Generative Pre-trained Vision-Language Models" (AAAI 2024,
+arXiv 2312.10613), equations (5)-(9).
+
+* `p_laplacian_attention`: message passing (equations 7-8) on the attention graph (equations 5-6), the fast
+  form.
+* `p_laplacian_weights`: the same graph's calibrated weights, for looking at rather than for computing with.
+* `metric_factor`: what lets distances behind the output projection be taken before it (features of equation
+  6).
+* `p_laplacian_attention_reference`, `p_adapter_reference`: equations 5-8 and 5-9 word for word, slow,
+  float64.
+"""
+
+from __future__ import annotations
+
+from padapter.functional._arguments import DEGREES, Degree
+from padapter.functional.factors import metric_factor
+from padapter.functional.p_laplacian import p_laplacian_attention, p_laplacian_weights
+from padapter.functional.reference import p_adapter_reference, p_laplacian_attention_reference
+
+__all__ = [
+    "DEGREES",
+    "Degree",
+    "metric_factor",
+    "p_adapter_reference",
+    "p_laplacian_attention",
+    "p_laplacian_attention_reference",
+    "p_laplacian_weights",
+]
