@@ -33,9 +33,9 @@ def leaves(case) -> dict[str, list[str]]:
     attention = list(linear)
     if config.form == "bottleneck" and config.gate:
         attention += ["gate.weight", "gate.bias"]
-    if config.message_passing == "pgnn" and config.learnable_p:
+    if config.message_passing == "pgnn" and config.learn_p:
         attention += ["p", "mu"]
-    return {"attention": attention, "feed_forward": linear if config.adapts_feedforward else []}
+    return {"attention": attention, "feed_forward": linear if config.adapts_ffn else []}
 
 
 def test_exactly_these_tensors_are_saved(case, adapted, tmp_path):

@@ -23,8 +23,8 @@ def p_adapter_count(config) -> int:
     if config.form == "bottleneck" and config.gate:
         per_site += D * width + width
     if config.message_passing == "pgnn":
-        per_site += (config.learnable_p + config.learnable_mu) * (HEADS if config.per_head else 1)
-    feed_forward = config.feedforward or (config.feedforward is None and config.form == "bottleneck")
+        per_site += (config.learn_p + config.learn_mu) * (HEADS if config.per_head else 1)
+    feed_forward = config.ffn_adapter or (config.ffn_adapter is None and config.form == "bottleneck")
     return int(ATTENTION_SITES * per_site + FFN_SITES * feed_forward * bottleneck(4))
 
 

@@ -70,7 +70,7 @@ def record(module, store):
 @pytest.mark.parametrize(("form", "oracle"), [("projected", projected), ("bottleneck", bottleneck)])
 @pytest.mark.parametrize("per_head", [False, True])
 def test_adapted_attention_block(tiny_blip, form, oracle, cross, per_head):
-    config = PAdapterConfig(form=form, p=1.25, mu=0.3, per_head=per_head, feedforward=False)
+    config = PAdapterConfig(form=form, p=1.25, mu=0.3, per_head=per_head, ffn_adapter=False)
     model = get_peft_model(tiny_blip, config).eval()
     torch.manual_seed(4)
     with torch.no_grad():
@@ -120,7 +120,7 @@ def test_out_of_range_exponents_are_clamped_and_come_back(tiny_blip, name):
 
 
 def test_fixed_exponents_are_those_of_the_config(tiny_blip):
-    config = PAdapterConfig(form="bottleneck", p=1.75, mu=10, learnable_p=False, learnable_mu=False)
+    config = PAdapterConfig(form="bottleneck", p=1.75, mu=10, learn_p=False, learn_mu=False)
     model = get_peft_model(tiny_blip, config)
     layer = model.base_model.model.text_decoder.bert.encoder.layer[0].attention.output.dense
     assert layer.exponents("default") == (1.75, 20.0)  # the authors' mu starts at twice the given value

@@ -16,9 +16,9 @@ BOTH = [
     ("scaling", 0), ("scaling", "much"), ("reduction_factor", "8"), ("dropout", float("nan")),
 ]  # fmt: skip
 P_ADAPTER = [
-    ("form", "graph"), ("p", 0.5), ("p", float("inf")), ("mu", -1), ("learnable_p", 1), ("learnable_mu", None),
-    ("per_head", "yes"), ("gate", 0), ("degree", "column"), ("message_passing", "gat"), ("feedforward", "yes"),
-    ("feedforward_reduction_factor", -8),
+    ("form", "graph"), ("p", 0.5), ("p", float("inf")), ("mu", -1), ("learn_p", 1), ("learn_mu", None),
+    ("per_head", "yes"), ("gate", 0), ("degree", "column"), ("message_passing", "gat"), ("ffn_adapter", "yes"),
+    ("ffn_reduction_factor", -8),
 ]  # fmt: skip
 BOTTLENECK = [("location", "ffn"), ("mode", "both")]
 
@@ -47,7 +47,7 @@ def test_contradictions():
         PAdapterConfig(form="bottleneck", degree="symmetric")
     with pytest.raises(UserError, match="`mu` must be > 0 with form='bottleneck'"):
         PAdapterConfig(form="bottleneck", mu=0)
-    assert PAdapterConfig(form="bottleneck", mu=0, learnable_mu=False).mu == 0
+    assert PAdapterConfig(form="bottleneck", mu=0, learn_mu=False).mu == 0
     for config in TUNERS.values():
         with pytest.raises(UserError, match="`layers_to_transform` cannot be used when `target_modules` is a str"):
             config(target_modules=".*dense", layers_to_transform=[0])
@@ -85,7 +85,7 @@ def test_authors_sizes():
     config = PAdapterConfig(form="bottleneck")
     width = config.width(768, 12)
     attention = 2 * (768 * width + width) + width * 768 + 768
-    feed_forward = config.feedforward_width(768)
+    feed_forward = config.ffn_width(768)
     assert (attention, 2 * 768 * feed_forward + feed_forward + 768) == (222_144, 148_320)
 
 

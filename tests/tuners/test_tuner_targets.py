@@ -28,7 +28,7 @@ def blip_sites(layers, prefix="text_decoder.bert."):
 
 def test_defaults_of_blip(tiny_blip, fresh_blip):
     assert targeted(get_peft_model(tiny_blip, PAdapterConfig())) == blip_sites([0, 1])
-    one = get_peft_model(fresh_blip(), PAdapterConfig(layers_to_transform=1, feedforward=True))
+    one = get_peft_model(fresh_blip(), PAdapterConfig(layers_to_transform=1, ffn_adapter=True))
     feed_forward = "text_decoder.bert.encoder.layer.1.output.dense"
     assert targeted(one) == sorted([*blip_sites([1]), feed_forward])
 
@@ -82,7 +82,7 @@ def test_target_that_is_no_attention_output(tiny_blip):
 
 
 def test_feed_forward_target_needs_the_option(tiny_blip):
-    with pytest.raises(UserError, match="feedforward=True"):
+    with pytest.raises(UserError, match="ffn_adapter=True"):
         get_peft_model(tiny_blip, PAdapterConfig(target_modules=r".*layer\.0\.output\.dense"))
 
 

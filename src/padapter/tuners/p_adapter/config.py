@@ -30,9 +30,9 @@ class PAdapterConfig(AdapterConfig):
         form: "projected" or "bottleneck".
         p: exponent of the p-Laplacian, >= 1; 2 is ordinary attention, less favours close nodes, more distant ones.
         mu: weight of a node's own feature, >= 0.
-        learnable_p: whether p is trained, from ``p``. If not, ``p`` of the config is used and nothing is saved. A
+        learn_p: whether p is trained, from ``p``. If not, ``p`` of the config is used and nothing is saved. A
             trained p below 1 counts as 1, but keeps its gradient.
-        learnable_mu: the same for mu; below 0 counts as 0. In the bottleneck form mu is ``mu (2 + tanh(theta))``
+        learn_mu: the same for mu; below 0 counts as 0. In the bottleneck form mu is ``mu (2 + tanh(theta))``
             with theta trained from 0, so it starts at twice ``mu``; that is also its value when it is not trained.
         per_head: one p and one mu per head instead of one per attention module.
         message_passing: "pgnn" (p-Laplacian) or "gcn" (plain attention; p and mu are then not used).
@@ -41,23 +41,23 @@ class PAdapterConfig(AdapterConfig):
         gate: whether the bottleneck form has its gate; not used by the projected form.
         scaling: factor of what the bottleneck adds.
         activation: in the bottleneck (projected form) or of the gate (bottleneck form).
-        feedforward: whether feed-forward blocks get a vanilla adapter behind them too; default: only in the
+        ffn_adapter: whether feed-forward blocks get a vanilla adapter behind them too; default: only in the
             bottleneck form. With ``target_modules`` given, those among them that are feed-forward outputs.
-        feedforward_reduction_factor: the ``reduction_factor`` of these.
+        ffn_reduction_factor: the ``reduction_factor`` of these.
     """
 
     form: str = field(default="projected")
     p: float = field(default=1.5)
     mu: float = field(default=0.1)
-    learnable_p: bool = field(default=True)
-    learnable_mu: bool = field(default=True)
+    learn_p: bool = field(default=True)
+    learn_mu: bool = field(default=True)
     per_head: bool = field(default=False)
     message_passing: str = field(default="pgnn")
     degree: str = field(default="auto")
     gate: bool = field(default=True)
     scaling: float = field(default=1.0)
-    feedforward: bool | None = field(default=None)
-    feedforward_reduction_factor: float = field(default=8)
+    ffn_adapter: bool | None = field(default=None)
+    ffn_reduction_factor: float = field(default=8)
 
     def __post_init__(self) -> None:
         self.peft_type = add_peft_type("P_ADAPTER")
@@ -68,17 +68,17 @@ class PAdapterConfig(AdapterConfig):
         self.check_number("p", 1)
         self.check_number("mu", 0)
         self.check_number("scaling", 0, strict=True)
-        self.check_number("feedforward_reduction_factor", 0, strict=True)
-        for name in ("learnable_p", "learnable_mu", "per_head", "gate"):
+        self.check_number("ffn_reduction_factor", 0, strict=True)
+        for name in ("learn_p", "learn_mu", "per_head", "gate"):
             self.check_flag(name)
-        if self.feedforward is not None:
-            self.check_flag("feedforward")
+        if self.ffn_adapter is not None:
+            self.check_flag("ffn_adapter")
         self._check_bottleneck_form()
 
     @property
-    def adapts_feedforward(self) -> bool:
-        """``feedforward``, with its default filled in."""
-        return self.form == "bottleneck" if self.feedforward is None else self.feedforward
+    def adapts_ffn(self) -> bool:
+        """``ffn_adapter``, with its default filled in."""
+        return self.form == "bottleneck" if self.ffn_adapter is None else self.ffn_adapter
 
     def width(self, features: int, num_heads: int) -> int:
         """Width of the bottleneck behind an attention module.
@@ -99,9 +99,9 @@ class PAdapterConfig(AdapterConfig):
             )
         return self.r
 
-    def feedforward_width(self, features: int) -> int:
+    def ffn_width(self, features: int) -> int:
         """Width of the bottleneck behind a feed-forward block."""
-        return max(1, int(features // self.feedforward_reduction_factor))
+        return max(1, int(features // self.ffn_reduction_factor))
 
     def resolve_degree(self, decoder: bool) -> str:
         """``degree``, with "auto" decided.
@@ -124,8 +124,8 @@ class PAdapterConfig(AdapterConfig):
             return
         if self.degree == "symmetric":
             raise self.refuse("degree", "'row' or 'auto' with form='bottleneck', whose degrees are 1")
-        if self.mu == 0 and self.learnable_mu and MESSAGE_PASSING[self.message_passing].uses_mu:
-            raise self.refuse("mu", "> 0 with form='bottleneck' and learnable_mu=True (mu (2 + tanh(theta)) stays 0)")
+        if self.mu == 0 and self.learn_mu and MESSAGE_PASSING[self.message_passing].uses_mu:
+            raise self.refuse("mu", "> 0 with form='bottleneck' and learn_mu=True (mu (2 + tanh(theta)) stays 0)")
 
     @classmethod
     def variants(cls) -> dict[str, Variant]:
@@ -133,11 +133,11 @@ class PAdapterConfig(AdapterConfig):
         projected: dict[str, dict[str, Any]] = {
             "projected": {},
             "projected-heads": {"per_head": True, "p": 2.5, "mu": 1.0, "r": 5, "scaling": 0.5, "degree": "row"},
-            "projected-fixed": {"learnable_p": False, "learnable_mu": False, "feedforward": True, "p": 1.0, "mu": 0.0},
+            "projected-fixed": {"learn_p": False, "learn_mu": False, "ffn_adapter": True, "p": 1.0, "mu": 0.0},
         }
         bottleneck: dict[str, dict[str, Any]] = {
             "bottleneck": {"form": "bottleneck", "p": 1.25},
-            "bottleneck-plain": {"form": "bottleneck", "gate": False, "feedforward": False, "r": 8, "per_head": True},
+            "bottleneck-plain": {"form": "bottleneck", "gate": False, "ffn_adapter": False, "r": 8, "per_head": True},
         }
         gcn = {
             "projected-gcn": {"message_passing": "gcn"},

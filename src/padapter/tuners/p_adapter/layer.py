@@ -71,7 +71,7 @@ class PAdapterLayer(BottleneckLayer):
         """Add an adapter, and connect the attention module if it is the first."""
         site = self.__dict__["_site"]
         if not isinstance(site, AttentionSite):
-            width = config.feedforward_width(self.out_features)
+            width = config.ffn_width(self.out_features)
             self.add_bottleneck(adapter_name, self.out_features, width, config)
             self.settings[adapter_name] = self._settings(config, "vanilla", "row")
             self.finish_update(adapter_name, config)
@@ -270,9 +270,9 @@ class PAdapterLayer(BottleneckLayer):
 
     def _add_exponents(self, adapter_name: str, config: PAdapterConfig, size: int) -> None:
         operator = MESSAGE_PASSING[config.message_passing]
-        if config.learnable_p and operator.uses_p:
+        if config.learn_p and operator.uses_p:
             self.leaf("p")[adapter_name] = nn.Parameter(torch.full((size,), float(config.p)))
-        if config.learnable_mu and operator.uses_mu:
+        if config.learn_mu and operator.uses_mu:
             start = 0.0 if config.form == "bottleneck" else float(config.mu)
             self.leaf("mu")[adapter_name] = nn.Parameter(torch.full((size,), start))
 

@@ -21,7 +21,7 @@ class PAdapterModel(BottleneckTuner):
 
     def default_blocks(self, config: PAdapterConfig) -> dict[str, bool]:
         """Attention always, feed-forward blocks if the config says so."""
-        return {"attention": True, "feed_forward": config.adapts_feedforward}
+        return {"attention": True, "feed_forward": config.adapts_ffn}
 
     def check_target(self, config: PAdapterConfig, target: nn.Module, key: str, site: Site | None) -> None:
         """A target must be the output projection of a known attention module (or feed-forward block)."""
@@ -35,10 +35,10 @@ class PAdapterModel(BottleneckTuner):
         if isinstance(site, AttentionSite):
             config.width(width, site.num_heads)
             config.resolve_degree(site.row.decoder)
-        elif not config.adapts_feedforward:
+        elif not config.adapts_ffn:
             raise UserError(
-                f"target module {key!r} is the output of a feed-forward block, but `feedforward` is off; pass "
-                "feedforward=True to put a vanilla adapter there, or leave it out of `target_modules`."
+                f"target module {key!r} is the output of a feed-forward block, but `ffn_adapter` is off; pass "
+                "ffn_adapter=True to put a vanilla adapter there, or leave it out of `target_modules`."
             )
 
     def new_layer(self, target: nn.Module, site: Site | None) -> PAdapterLayer:
