@@ -1,0 +1,184 @@
+"""What every model family must be able to do, whatever method adapts it."""
+
+from __future__ import annotations
+
+import contextlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+from PIL import Image
+from torch import nn
+
+LossReduction = Literal["sequence", "token"]
+Part = Literal["text", "image"]
+
+
+@dataclass
+class TrainingExample:
+    """One image, one prompt, and the texts that may follow it.
+
+    Attributes:
+        image: RGB image.
+        prompt: Text that is given; it carries no loss.
+        targets: (text, weight) pairs; each becomes one training sequence. Weights are positive.
+    """
+
+    image: Image.Image
+    prompt: str
+    targets: tuple[tuple[str, float], ...]
+
+
+class Backbone(ABC):
+    """A vision-language model together with the way it reads and writes.
+
+    Attributes:
+        model: The model; a PEFT wrapper around it once a method has been applied.
+        processor: The image processor and tokenizer of the model.
+        name: The model id or folder the user gave; adapters record it as their base model.
+        max_length: Longest text sequence in tokens: start token, prompt, target, end token.
+        cut_prompts: How many prompts lost their left end so far because they exceeded ``max_length``.
+        cut_targets: How many targets lost their right end so far; such a sequence carries no end token.
+    """
+
+    #: Sub-module that holds each part of the model, as a dotted path.
+    parts: ClassVar[Mapping[Part, str]]
+    #: Names of the attention projections of each part that LoRA adapts by default.
+    projections: ClassVar[Mapping[Part, tuple[str, ...]]]
+
+    def __init__(self, model: nn.Module, processor: Any, name: str, max_length: int) -> None:
+        self.model = model
+        self.processor = processor
+        self.name = name
+        self.max_length = max_length
+        self.cut_prompts = 0
+        self.cut_targets = 0
+
+    @classmethod
+    @abstractmethod
+    def load(cls, path: str | Path, *, name: str, dtype: torch.dtype) -> Backbone:
+        """Load model and processor from a folder or hub id.
+
+        Args:
+            path: Folder or hub id to read.
+            name: What the user called the model.
+            dtype: Type of the weights in memory.
+
+        Returns:
+            The backbone.
+
+        Raises:
+            UserError: If the files do not hold a model of this family.
+        """
+
+    @abstractmethod
+    def collate(self, examples: Sequence[TrainingExample]) -> dict[str, torch.Tensor]:
+        """Turn examples into one batch: I images and S sequences, one per (example, target).
+
+        Args:
+            examples: The examples; at least one.
+
+        Returns:
+            pixel_values (I, 3, h, w); image_index (S,), the image each sequence belongs to; input_ids (S, L),
+            right padded; attention_mask (S, L); labels (S, L), -100 on prompt and padding; weights (S,).
+
+        Raises:
+            ValueError: If an example has no target, an empty target or a weight that is not positive.
+        """
+
+    @abstractmethod
+    def training_module(self, loss_reduction: LossReduction) -> nn.Module:
+        """Return a module that maps a batch of ``collate`` to ``{"loss", "logits"}``.
+
+        Args:
+            loss_reduction: ``sequence``: weighted sum of sequence losses divided by the number of images;
+                ``token``: weighted mean over the tokens that carry a label.
+
+        Returns:
+            A module that shares ``self.model``.
+        """
+
+    @abstractmethod
+    def generate(
+        self,
+        images: Sequence[Image.Image],
+        prompts: Sequence[str],
+        *,
+        num_beams: int = 1,
+        max_new_tokens: int = 20,
+        min_new_tokens: int = 0,
+        length_penalty: float = 1.0,
+    ) -> list[str]:
+        """Write a continuation for each (image, prompt); the result does not depend on how rows are batched.
+
+        Args:
+            images: One image per prompt; the same object may appear more than once and is encoded once.
+            prompts: One prompt per image.
+            num_beams: Width of the beam search; 1 is greedy.
+            max_new_tokens: Longest continuation.
+            min_new_tokens: Shortest continuation before the end token is allowed.
+            length_penalty: Exponent by which beam scores are divided by length.
+
+        Returns:
+            The new text only, without special tokens.
+
+        Raises:
+            UserError: If the continuation leaves no room for a prompt.
+        """
+
+    @abstractmethod
+    def rank(
+        self,
+        images: Sequence[Image.Image],
+        prompts: Sequence[str],
+        candidates: Sequence[str],
+        *,
+        k: int | None = None,
+        length_normalized: bool = False,
+    ) -> list[list[float]]:
+        """Score every candidate as the continuation of each (image, prompt).
+
+        The score is the summed log-probability of the candidate's tokens and the end token, given image and
+        prompt; larger is better.
+
+        Args:
+            images: One image per prompt.
+            prompts: One prompt per image.
+            candidates: Texts to score; the same for all rows.
+            k: Score only the k candidates whose first token is likeliest (ties: earlier in the list first); the
+                others get ``-inf``. ``None`` scores all.
+            length_normalized: Divide by the number of tokens, end token included.
+
+        Returns:
+            One list per row with one score per candidate.
+
+        Raises:
+            UserError: If there is no candidate, one is empty, or they leave no room for a prompt.
+        """
+
+    @property
+    def base_model(self) -> Any:
+        """The model without a PEFT wrapper; adapters injected into it stay."""
+        unwrap = getattr(self.model, "get_base_model", None)
+        return self.model if unwrap is None else unwrap()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model's weights are."""
+        return next(self.model.parameters()).device
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Run a block in eval mode and without gradients; every sub-module gets its own previous mode back."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode

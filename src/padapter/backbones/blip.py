@@ -1,0 +1,339 @@
+"""BLIP in its captioning arrangement: an image tower and one text decoder that cross-attends to it.
+
+Every task is "given image and prompt, continue". Text is ``[DEC] prompt target [SEP]``; prompt and target are
+tokenised separately, so that the answer's tokens do not depend on the question's last word.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from PIL import Image
+from safetensors import SafetensorError
+from torch import nn
+from transformers import AutoTokenizer, BlipForConditionalGeneration, BlipProcessor, GenerationConfig
+from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
+
+from padapter.backbones.base import Backbone, LossReduction, Part, TrainingExample, evaluating
+from padapter.backbones.losses import next_token_loss
+from padapter.backbones.ranking import CHUNK, candidate_tensors, continuation_log_probs, first_choices
+from padapter.backbones.sequences import TokenSequence, join, keep_right, pad_left, training_tensors
+from padapter.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+
+class BlipTrainingModule(nn.Module):
+    """Batch of :meth:`BlipBackbone.collate` -> loss and logits.
+
+    Args:
+        model: BLIP, or a PEFT wrapper around it.
+        reduction: See :func:`padapter.backbones.losses.next_token_loss`.
+    """
+
+    # Tells transformers' Trainer that the loss is a mean of this batch, so that it divides by the number of
+    # accumulation steps itself.
+    accepts_loss_kwargs = False
+
+    def __init__(self, model: nn.Module, reduction: LossReduction) -> None:
+        super().__init__()
+        self.model = model
+        self.reduction: LossReduction = reduction
+
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        image_index: torch.Tensor,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        labels: torch.Tensor,
+        weights: torch.Tensor,
+        **_: Any,
+    ) -> dict[str, torch.Tensor]:
+        """Return ``{"loss": (), "logits": (S, L, V)}``; shapes of the inputs as in :meth:`Backbone.collate`."""
+        blip = _unwrap(self.model)
+        states = encode_images(blip, pixel_values)[image_index]  # (S, N, d)
+        logits = blip.text_decoder(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            encoder_hidden_states=states,
+            use_cache=False,
+        ).logits
+        loss = next_token_loss(
+            logits,
+            labels,
+            weights,
+            num_images=pixel_values.shape[0],
+            reduction=self.reduction,
+            label_smoothing=blip.text_decoder.label_smoothing,
+        )
+        return {"loss": loss, "logits": logits}
+
+
+class BlipBackbone(Backbone):
+    """``BlipForConditionalGeneration`` with its processor.
+
+    Args:
+        model: The model.
+        processor: A ``BlipProcessor``.
+        name: The model id or folder the user gave.
+        max_length: Longest text sequence; default: all positions of the decoder.
+
+    Raises:
+        UserError: If tokenizer, image processor and model do not belong together.
+    """
+
+    parts: ClassVar[Mapping[Part, str]] = {"text": "text_decoder", "image": "vision_model"}
+    projections: ClassVar[Mapping[Part, tuple[str, ...]]] = {"text": ("query", "value"), "image": ("qkv",)}
+
+    def __init__(self, model: nn.Module, processor: Any, name: str, max_length: int | None = None) -> None:
+        text_config = _unwrap(model).config.text_config
+        positions = int(text_config.max_position_embeddings)
+        super().__init__(model, processor, name, positions if max_length is None else max_length)
+        if not 2 <= self.max_length <= positions:
+            raise UserError(f"max_length {max_length} must lie between 2 and {positions}, the positions of '{name}'.")
+        self.start_id = int(text_config.bos_token_id)
+        self.end_id = int(text_config.sep_token_id)
+        self.pad_id = int(text_config.pad_token_id)
+        _check_processor(_unwrap(model).config, processor, name)
+
+    @classmethod
+    def load(cls, path: str | Path, *, name: str, dtype: torch.dtype) -> BlipBackbone:
+        """See :meth:`Backbone.load`."""
+        try:
+            model, report = BlipForConditionalGeneration.from_pretrained(path, dtype=dtype, output_loading_info=True)
+            # The PIL version, also where torchvision is installed: its resize differs in the last digits, and the
+            # same picture should give the same score on every machine.
+            processor = BlipProcessor(
+                image_processor=BlipImageProcessorPil.from_pretrained(path),
+                tokenizer=AutoTokenizer.from_pretrained(path),
+            )
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+            raise UserError(f"model '{name}' cannot be loaded: {error}") from error
+        missing = sorted(report["missing_keys"])
+        if missing:
+            raise UserError(
+                f"model '{name}' is not a BLIP captioning model (image tower and text decoder): {len(missing)} weights "
+                f"are missing, e.g. {', '.join(missing[:3])}."
+            )
+        model.name_or_path = name  # PEFT copies it into adapter_config.json
+        model.config._name_or_path = name
+        return cls(model, processor, name)
+
+    def collate(self, examples: Sequence[TrainingExample]) -> dict[str, torch.Tensor]:
+        """See :meth:`Backbone.collate`."""
+        sequences: list[TokenSequence] = []
+        owners: list[int] = []
+        weights: list[float] = []
+        for index, example in enumerate(examples):
+            if not example.targets:
+                raise ValueError(f"training example {index} (prompt {example.prompt!r}) has no target.")
+            prompt = self._ids(example.prompt)
+            for text, weight in example.targets:
+                sequences.append(self._sequence(prompt, text, weight))
+                owners.append(index)
+                weights.append(weight)
+        return {
+            "pixel_values": self._pixels([example.image for example in examples]),
+            "image_index": torch.tensor(owners, dtype=torch.long),
+            **training_tensors(sequences, self.pad_id),
+            "weights": torch.tensor(weights, dtype=torch.float32),
+        }
+
+    def training_module(self, loss_reduction: LossReduction) -> nn.Module:
+        """See :meth:`Backbone.training_module`.
+
+        Label smoothing is the decoder's own (``text_config.label_smoothing``). The image tower runs without a graph
+        as long as none of its parameters (an adapter's included) is trained.
+        """
+        if loss_reduction not in ("sequence", "token"):
+            raise ValueError(f"loss_reduction must be 'sequence' or 'token', not {loss_reduction!r}.")
+        return BlipTrainingModule(self.model, loss_reduction)
+
+    def generate(
+        self,
+        images: Sequence[Image.Image],
+        prompts: Sequence[str],
+        *,
+        num_beams: int = 1,
+        max_new_tokens: int = 20,
+        min_new_tokens: int = 0,
+        length_penalty: float = 1.0,
+    ) -> list[str]:
+        """See :meth:`Backbone.generate`."""
+        if not _paired(images, prompts):
+            return []
+        with evaluating(self.model):
+            states = self._image_states(images)
+            ids, mask = self._prompts(prompts, room=self.max_length - max_new_tokens)
+            config = GenerationConfig(
+                do_sample=False,
+                num_beams=num_beams,
+                max_new_tokens=max_new_tokens,
+                min_new_tokens=min_new_tokens,
+                length_penalty=length_penalty,
+                bos_token_id=self.start_id,
+                eos_token_id=self.end_id,
+                pad_token_id=self.pad_id,
+            )
+            # The decoder's own generate: BlipForConditionalGeneration.generate drops the last column of every
+            # prompt and ignores left padding. Image states are repeated per beam inside.
+            output = self.base_model.text_decoder.generate(
+                input_ids=ids,
+                attention_mask=mask,
+                encoder_hidden_states=states,
+                encoder_attention_mask=torch.ones(states.shape[:2], dtype=torch.long, device=states.device),
+                generation_config=config,
+            )
+        texts = self.processor.tokenizer.batch_decode(output[:, ids.shape[1] :], skip_special_tokens=True)
+        return [text.strip() for text in texts]
+
+    def rank(
+        self,
+        images: Sequence[Image.Image],
+        prompts: Sequence[str],
+        candidates: Sequence[str],
+        *,
+        k: int | None = None,
+        length_normalized: bool = False,
+    ) -> list[list[float]]:
+        """See :meth:`Backbone.rank`. Image and prompt are read once per row; candidates continue their cache."""
+        tokens = [self._ids(text) for text in candidates]
+        if not tokens or not all(tokens):
+            raise UserError("ranking needs at least one candidate, and no candidate may be empty.")
+        if k is not None and k < 1:
+            raise UserError(f"k must be at least 1, not {k}.")
+        if not _paired(images, prompts):
+            return []
+        inputs, labels = (t.to(self.device) for t in candidate_tensors(tokens, self.end_id, self.pad_id))
+        lengths = (labels >= 0).sum(dim=1) + 1  # tokens and end token, the first token included
+        with evaluating(self.model):
+            decoder = self.base_model.text_decoder
+            states = self._image_states(images)
+            ids, mask = self._prompts(prompts, room=self.max_length - inputs.shape[1])
+            prefill = decoder(
+                input_ids=ids,
+                attention_mask=mask,
+                position_ids=(mask.cumsum(dim=1) - 1).clamp_min(0),
+                encoder_hidden_states=states,
+                use_cache=True,
+            )
+            first = prefill.logits[:, -1].float().log_softmax(dim=-1)[:, inputs[:, 0]]  # (B, C)
+            scores = torch.full_like(first, float("-inf"))
+            for row in range(len(prompts)):
+                for chosen in first_choices(first[row], k).split(CHUNK):
+                    rest = continuation_log_probs(
+                        decoder,
+                        prefill.past_key_values,
+                        row,
+                        mask[row : row + 1],
+                        inputs[chosen],
+                        labels[chosen],
+                        states[row : row + 1],
+                    )
+                    scores[row, chosen] = first[row, chosen] + rest
+        if length_normalized:
+            scores = scores / lengths
+        return [[float(score) for score in row] for row in scores]
+
+    def _ids(self, text: str) -> list[int]:
+        """Token ids of plain text; a literal ``[SEP]`` in it is text, not a control token."""
+        encoded = self.processor.tokenizer(text, add_special_tokens=False, split_special_tokens=True)
+        return list(encoded.input_ids)
+
+    def _sequence(self, prompt: list[int], text: str, weight: float) -> TokenSequence:
+        if not weight > 0:
+            raise ValueError(f"target {text!r} has weight {weight}; weights must be positive.")
+        target = self._ids(text)
+        if not target:
+            raise ValueError(f"target {text!r} has no token; drop it or give the answer a text.")
+        sequence = join(prompt, target, start=self.start_id, end=self.end_id, max_length=self.max_length)
+        if sequence.target_cut:
+            if not self.cut_targets:
+                logger.warning(
+                    "A target of %d tokens exceeds max_length %d and was cut: %r", len(target), self.max_length, text
+                )
+            self.cut_targets += 1
+        self.cut_prompts += sequence.prompt_cut
+        return sequence
+
+    def _prompts(self, prompts: Sequence[str], room: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Left-padded ``[DEC] prompt`` rows of at most ``room`` tokens, and their mask."""
+        if room < 2:
+            raise UserError(
+                f"no room for a prompt: '{self.name}' reads {self.max_length} tokens (max_length), and the new text "
+                f"may take {self.max_length - room} of them. Ask for fewer new tokens or shorter candidates."
+            )
+        rows = []
+        for prompt in prompts:
+            tokens = self._ids(prompt)
+            kept = keep_right(tokens, room - 1)
+            self.cut_prompts += len(kept) < len(tokens)
+            rows.append([self.start_id, *kept])
+        ids, mask = pad_left(rows, self.pad_id)
+        return ids.to(self.device), mask.to(self.device)
+
+    def _pixels(self, images: Sequence[Image.Image]) -> torch.Tensor:
+        return self.processor.image_processor(list(images), return_tensors="pt")["pixel_values"]
+
+    def _image_states(self, images: Sequence[Image.Image]) -> torch.Tensor:
+        """(B, N, d) states of the images; an object that appears several times is encoded once."""
+        unique = {id(image): image for image in images}
+        place = {key: index for index, key in enumerate(unique)}
+        states = encode_images(self.base_model, self._pixels(list(unique.values())).to(self.device))
+        return states[torch.tensor([place[id(image)] for image in images], device=states.device)]
+
+
+def encode_images(blip: Any, pixel_values: torch.Tensor) -> torch.Tensor:
+    """Run the image tower; without a graph if nothing in it is trained.
+
+    Args:
+        blip: ``BlipForConditionalGeneration``, possibly with adapters injected.
+        pixel_values: (I, 3, h, w).
+
+    Returns:
+        (I, N, d) normalised states of all image tokens, class token first.
+    """
+    trained = any(parameter.requires_grad for parameter in blip.vision_model.parameters())
+    with torch.set_grad_enabled(trained and torch.is_grad_enabled()):
+        return blip.vision_model(pixel_values=pixel_values).last_hidden_state
+
+
+def _unwrap(model: Any) -> Any:
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def _paired(images: Sequence[Image.Image], prompts: Sequence[str]) -> bool:
+    """Refuse lists of different length; return whether there is anything to do."""
+    if len(images) != len(prompts):
+        raise ValueError(f"{len(images)} images but {len(prompts)} prompts; give one prompt per image.")
+    return bool(prompts)
+
+
+def _check_processor(config: Any, processor: Any, name: str) -> None:
+    """Refuse a tokenizer or image processor that belongs to another model: the result would be noise, not an error."""
+    tokenizer, text = processor.tokenizer, config.text_config
+    for role, ours, theirs in (
+        ("end", text.sep_token_id, tokenizer.sep_token_id),
+        ("padding", text.pad_token_id, tokenizer.pad_token_id),
+    ):
+        if ours != theirs:
+            raise UserError(
+                f"model '{name}' and its tokenizer disagree: {role} token {ours} in the model's text_config, {theirs} "
+                "in the tokenizer. Save the tokenizer the model was trained with beside it."
+            )
+    if len(tokenizer) > text.vocab_size or text.bos_token_id >= text.vocab_size:
+        raise UserError(
+            f"model '{name}' embeds {text.vocab_size} tokens, but its tokenizer has {len(tokenizer)} and its start "
+            f"token is {text.bos_token_id}."
+        )
+    size, side = processor.image_processor.size, config.vision_config.image_size
+    if (size["height"], size["width"]) != (side, side):
+        raise UserError(
+            f"model '{name}' sees images of {side} x {side}, but its image processor makes {size['height']} x "
+            f"{size['width']}. Set size in its processor_config.json to the model's image_size."
+        )

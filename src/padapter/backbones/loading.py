@@ -1,0 +1,96 @@
+"""From what a user calls a model to a backbone."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedConfig
+
+from padapter.backbones.base import Backbone
+from padapter.backbones.blip import BlipBackbone
+from padapter.errors import UserError
+from padapter.models import BUILTIN_MODELS, builtin_path
+
+BACKBONES: dict[str, type[Backbone]] = {"blip": BlipBackbone}
+"""Model families by ``config.model_type``."""
+
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+def load_backbone(model_id_or_dir: str, *, dtype: torch.dtype | str | None = None) -> Backbone:
+    """Load a vision-language model with its processor.
+
+    Args:
+        model_id_or_dir: A built-in name (``shapes-blip``), a folder written by ``save_pretrained``, or a hub id.
+        dtype: Type of the weights in memory, e.g. ``torch.bfloat16`` or ``"bfloat16"``; default float32, whatever
+            the file holds, since float16 weights do not train well.
+
+    Returns:
+        The backbone of the model's family.
+
+    Raises:
+        UserError: If there is no such model, it is an adapter rather than a model, or its family is unknown.
+    """
+    name = str(model_id_or_dir)
+    path = _locate(name)
+    model_type = _model_type(path, name)
+    family = BACKBONES.get(model_type)
+    if family is None:
+        raise UserError(
+            f"model '{name}' is of type '{model_type}', which padapter does not know. "
+            f"Known model types: {', '.join(sorted(BACKBONES))}."
+        )
+    return family.load(path, name=name, dtype=_dtype(dtype))
+
+
+def _locate(name: str) -> str | Path:
+    """Return the folder to read, or the hub id unchanged."""
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        _check_model_folder(folder)
+        return folder
+    if folder.is_file():
+        raise UserError(f"model '{name}' is a file. Give the folder that holds the model's config.json.")
+    try:
+        builtin = builtin_path(name)
+    except FileNotFoundError as error:
+        raise UserError(str(error)) from error
+    if builtin is not None:
+        return builtin
+    if not _HUB_ID.fullmatch(name) or name.startswith("."):
+        raise UserError(f"model '{name}': there is no such folder.")
+    return name
+
+
+def _check_model_folder(folder: Path) -> None:
+    if (folder / "config.json").is_file():
+        return
+    if (folder / "adapter_config.json").is_file():
+        raise UserError(
+            f"model '{folder}' is a PEFT adapter, not a model. Give the model it was trained on as the model "
+            "(base_model_name_or_path in its adapter_config.json) and this folder as the adapter."
+        )
+    raise UserError(f"model '{folder}' holds no config.json. Give a folder written by save_pretrained.")
+
+
+def _model_type(path: str | Path, name: str) -> str:
+    try:
+        config, _ = PreTrainedConfig.get_config_dict(path)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"model '{name}' is neither a folder here nor a model that can be fetched ({reason}). Give a folder, a "
+            f"built-in model ({', '.join(BUILTIN_MODELS)}), or a hub id while the hub can be reached."
+        ) from error
+    return str(config.get("model_type", "without a model_type"))
+
+
+def _dtype(dtype: torch.dtype | str | None) -> torch.dtype:
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    found = getattr(torch, dtype, None) if dtype is not None else torch.float32
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise UserError(f"dtype '{dtype}' is not one of float32, bfloat16, float16, float64.")
+    return found

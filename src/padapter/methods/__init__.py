@@ -1,0 +1,60 @@
+"""What ``--method`` can be: one file and one registry line each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from padapter.errors import UserError
+from padapter.methods.adapter import Adapter
+from padapter.methods.base import Method, trainable_parameters
+from padapter.methods.full import Full
+from padapter.methods.lora import Lora
+from padapter.methods.p_adapter import PAdapter
+from padapter.methods.peft_method import PeftMethod, adapter_type
+from padapter.methods.prefix import Prefix
+
+METHODS: dict[str, Method[Any]] = {method.name: method for method in (PAdapter(), Adapter(), Lora(), Prefix(), Full())}
+"""All methods by name."""
+
+__all__ = ["METHODS", "Method", "PeftMethod", "get_method", "method_of", "trainable_parameters"]
+
+
+def get_method(name: str) -> Method[Any]:
+    """Look a method up.
+
+    Args:
+        name: One of ``METHODS``; "_" and "-" are the same.
+
+    Returns:
+        The method.
+
+    Raises:
+        UserError: If there is none of that name.
+    """
+    method = METHODS.get(name.replace("_", "-"))
+    if method is None:
+        raise UserError(f"unknown method '{name}'. Known methods: {', '.join(METHODS)}.")
+    return method
+
+
+def method_of(directory: str | Path) -> Method[Any]:
+    """Find the method that wrote a folder.
+
+    Args:
+        directory: A folder with ``adapter_config.json`` (a PEFT adapter) or ``config.json`` (a whole model).
+
+    Returns:
+        The method that can load it.
+
+    Raises:
+        UserError: If it is neither, or an adapter of a type no method here reads.
+    """
+    folder = Path(directory)
+    if (folder / "config.json").is_file() and not (folder / "adapter_config.json").is_file():
+        return METHODS[Full.name]
+    found = adapter_type(folder)
+    known = {method.peft_type: method for method in METHODS.values() if isinstance(method, PeftMethod)}
+    if found not in known:
+        raise UserError(f"adapter '{folder}' is of type {found}; padapter reads {', '.join(sorted(known))}.")
+    return known[found]

@@ -1,0 +1,56 @@
+"""LoRA (Hu et al., 2021), PEFT's own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from padapter.methods.options import option, require
+from padapter.methods.peft_method import PeftMethod, part_pattern, targets
+
+if TYPE_CHECKING:
+    from padapter.backbones import Backbone
+
+
+@dataclass(frozen=True)
+class LoraOptions:
+    """Options of method ``lora``."""
+
+    r: int = option(8, help="Rank of the update.")
+    alpha: int | None = option(None, help="Scale: the update is multiplied by alpha / r. None means 2 r.")
+    dropout: float = option(0.0, help="Dropout on the input of the update.")
+    part: Literal["text", "image", "both"] = option("text", help="Which part of the model is adapted.")
+    target_modules: str | None = option(
+        None,
+        help="Linear layers to adapt: names separated by commas, looked for in the part, or a regular expression over "
+        "full names; none means the attention's query and value projections.",
+    )
+
+    def __post_init__(self) -> None:
+        require(self.r >= 1, f"method 'lora': r must be at least 1, not {self.r}.")
+        require(self.alpha is None or self.alpha >= 1, f"method 'lora': alpha must be at least 1, not {self.alpha}.")
+        require(0 <= self.dropout < 1, f"method 'lora': dropout must lie in [0, 1), not {self.dropout}.")
+
+
+class Lora(PeftMethod[LoraOptions]):
+    """Low-rank updates of the attention projections."""
+
+    name = "lora"
+    summary = "LoRA: low-rank updates of the attention projections."
+    options = LoraOptions
+    peft_type = "LORA"
+
+    def config(self, backbone: Backbone, options: LoraOptions) -> Any:
+        """See :meth:`PeftMethod.config`."""
+        from peft import LoraConfig
+
+        chosen = targets(options.target_modules)
+        if chosen is None:
+            wanted = (group for part, group in backbone.projections.items() if options.part in (part, "both"))
+            chosen = [name for group in wanted for name in group]
+        return LoraConfig(
+            r=options.r,
+            lora_alpha=2 * options.r if options.alpha is None else options.alpha,
+            lora_dropout=options.dropout,
+            target_modules=chosen if isinstance(chosen, str) else part_pattern(backbone, options.part, chosen),
+        )

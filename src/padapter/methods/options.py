@@ -1,0 +1,116 @@
+"""Typed options of a method: one dataclass per method, filled from Python, YAML or command-line strings."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar, Union
+
+from padapter.errors import UserError
+
+T = TypeVar("T")
+
+_TRUE, _FALSE, _NONE = {"true", "yes", "on", "1"}, {"false", "no", "off", "0"}, {"none", "null", ""}
+_UNFIT = object()
+
+
+def option(default: Any, help: str) -> Any:
+    """A dataclass field with its documentation.
+
+    Args:
+        default: Value when the user says nothing.
+        help: What the option does, for ``--help`` and the docs.
+
+    Returns:
+        The field.
+    """
+    return dataclasses.field(default=default, metadata={"help": help})
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise ``UserError(message)`` unless ``condition`` holds."""
+    if not condition:
+        raise UserError(message)
+
+
+def parse_options(options: type[T], values: Mapping[str, Any], method: str) -> T:
+    """Build a method's options from names and values; strings are converted to the option's type.
+
+    Args:
+        options: The dataclass.
+        values: Option names ("-" and "_" are the same) and values; strings are read as the option's type:
+            true/false, numbers, none, words.
+        method: Name of the method, for messages.
+
+    Returns:
+        The options.
+
+    Raises:
+        UserError: If a name is unknown (the known ones are listed), given twice, or a value has the wrong type.
+    """
+    hints = typing.get_type_hints(options)
+    known = [field.name for field in dataclasses.fields(options)]  # type: ignore[arg-type]
+    chosen: dict[str, Any] = {}
+    for given, value in values.items():
+        name = str(given).replace("-", "_")
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f" Did you mean '{close[0]}'?" if close else ""
+            raise UserError(f"method '{method}' has no option '{given}'.{hint} Its options: {', '.join(known)}.")
+        if name in chosen:
+            raise UserError(f"method '{method}': option '{name}' is given twice.")
+        chosen[name] = _convert(value, hints[name], f"method '{method}', option '{name}'")
+    return options(**chosen)
+
+
+def _convert(value: Any, kind: Any, where: str) -> Any:
+    """Read ``value`` as ``kind``: bool, int, float, str, Literal, or a union of these and None."""
+    is_union = typing.get_origin(kind) in (Union, types.UnionType)
+    # "none" is None where the option allows it, never the text.
+    members = sorted(typing.get_args(kind), key=lambda m: m is not type(None)) if is_union else [kind]
+    for member in members:
+        converted = _read(value, member)
+        if converted is not _UNFIT:
+            return converted
+    raise UserError(f"{where}: {value!r} is not {' or '.join(_spoken(member) for member in members)}.")
+
+
+def _read(value: Any, kind: Any) -> Any:
+    """Return ``value`` as ``kind``, or ``_UNFIT``."""
+    text = value.strip() if isinstance(value, str) else None
+    if kind is type(None):
+        return None if value is None or (text is not None and text.lower() in _NONE) else _UNFIT
+    if kind is bool:
+        if text is None:
+            return value if isinstance(value, bool) else _UNFIT
+        return text.lower() in _TRUE if text.lower() in _TRUE | _FALSE else _UNFIT
+    if kind in (int, float):
+        return _read_number(value, kind)
+    if kind is str:
+        return text or _UNFIT
+    if typing.get_origin(kind) is Literal:
+        allowed = {str(choice): choice for choice in typing.get_args(kind)}
+        return allowed.get(str(value) if text is None else text, _UNFIT)
+    raise TypeError(f"options of type {kind} are not supported")
+
+
+def _read_number(value: Any, kind: type[int] | type[float]) -> Any:
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        return _UNFIT
+    if kind is int and isinstance(value, float):
+        return int(value) if value.is_integer() else _UNFIT
+    try:
+        return kind(value)
+    except ValueError:
+        return _UNFIT
+
+
+def _spoken(kind: Any) -> str:
+    """Name a type as a user would."""
+    if typing.get_origin(kind) is Literal:
+        return "one of " + ", ".join(str(choice) for choice in typing.get_args(kind))
+    names = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", type(None): "none"}
+    return names[kind]

@@ -1,0 +1,59 @@
+"""The p-adapter (arXiv 2312.10613): p-Laplacian message passing on the attention graph, then a bottleneck."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from padapter.methods.options import option
+from padapter.methods.peft_method import OwnTuner, targets
+
+if TYPE_CHECKING:
+    from padapter.backbones import Backbone
+
+
+@dataclass(frozen=True)
+class PAdapterOptions:
+    """Options of method ``p-adapter``; ranges and contradictions are checked by ``PAdapterConfig``."""
+
+    form: Literal["projected", "bottleneck"] = option(
+        "projected", help="projected: the published equations; bottleneck: distances inside the bottleneck."
+    )
+    p: float = option(1.5, help="Start value of p, at least 1; 2 is ordinary attention.")
+    mu: float = option(0.1, help="Start value of mu, the weight of a node's own feature; at least 0.")
+    learn_p: bool = option(True, help="Whether p is trained.")
+    learn_mu: bool = option(True, help="Whether mu is trained.")
+    per_head: bool = option(False, help="One p and one mu per head instead of one per attention module.")
+    message_passing: str = option("pgnn", help="How nodes exchange features: pgnn, or gcn (without p and mu).")
+    degree: Literal["auto", "row", "symmetric"] = option("auto", help="Normalisation of the attention graph.")
+    r: int | None = option(None, help="Width of the bottleneck; none means by reduction_factor.")
+    reduction_factor: float = option(8, help="The bottleneck is the model width divided by this.")
+    activation: str = option("gelu", help="Activation in the bottleneck, a name transformers knows.")
+    dropout: float = option(0.0, help="Dropout on the bottleneck's input.")
+    gate: bool = option(True, help="Whether the bottleneck form has its gate.")
+    scaling: float = option(1.0, help="Factor of what the bottleneck adds.")
+    ffn_adapter: bool | None = option(
+        None, help="Whether feed-forward blocks get a vanilla adapter too; none means only in the bottleneck form."
+    )
+    ffn_reduction_factor: float = option(8, help="The reduction factor of these.")
+    target_modules: str | None = option(
+        None,
+        help="Output projections to adapt: names separated by commas, or a regular expression; "
+        "none means the architecture's own.",
+    )
+
+
+class PAdapter(OwnTuner[PAdapterOptions]):
+    """Message passing on the attention graph in front of a bottleneck."""
+
+    name = "p-adapter"
+    summary = "p-adapter: p-Laplacian message passing on the attention graph, then a bottleneck."
+    options = PAdapterOptions
+    peft_type = "P_ADAPTER"
+
+    def config(self, backbone: Backbone, options: PAdapterOptions) -> Any:
+        """See :meth:`PeftMethod.config`."""
+        from padapter.tuners import PAdapterConfig
+
+        fields = {**vars(options), "target_modules": targets(options.target_modules)}
+        return PAdapterConfig(**fields)

@@ -1,0 +1,187 @@
+"""Shared by all methods that are PEFT adapters: wrap, save, load with every tensor accounted for."""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+from abc import abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+from padapter.errors import UserError
+from padapter.methods.base import Method, differences
+
+if TYPE_CHECKING:
+    from padapter.backbones import Backbone
+
+OptionsT = TypeVar("OptionsT")
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+
+
+class PeftMethod(Method[OptionsT]):
+    """A method whose result is a PEFT adapter.
+
+    Attributes:
+        peft_type: Value of ``peft_type`` in ``adapter_config.json``.
+    """
+
+    peft_type: ClassVar[str]
+
+    @abstractmethod
+    def config(self, backbone: Backbone, options: OptionsT) -> Any:
+        """Translate options into a ``PeftConfig``.
+
+        Args:
+            backbone: The model to adapt.
+            options: Options of this method.
+
+        Returns:
+            The config, with target modules for this model.
+        """
+
+    def wrap(self, model: Any, config: Any) -> Any:
+        """Return a ``PeftModel`` of ``model``; a method with its own model class overrides this."""
+        from peft import get_peft_model
+
+        return get_peft_model(model, config)
+
+    def unwrap(self, wrapped: Any) -> Any:
+        """Undo :meth:`wrap`: return the model as it was."""
+        return wrapped.unload()
+
+    def prepare(self) -> None:
+        """Make PEFT know this method, where it is not one of PEFT's own."""
+
+    def apply(self, backbone: Backbone, options: OptionsT) -> None:
+        """See :meth:`Method.apply`."""
+        _refuse_adapted(backbone, self.name)
+        self.prepare()
+        self._wrap(backbone, self.config(backbone, options))
+
+    def save(self, backbone: Backbone, directory: str | Path) -> None:
+        """Write ``adapter_config.json`` and ``adapter_model.safetensors``, as PEFT does."""
+        # Embeddings are never trained here; PEFT's "auto" would ask the hub for the base model's config.
+        backbone.model.save_pretrained(str(directory), save_embedding_layers=False)  # type: ignore[operator]
+
+    def load(self, backbone: Backbone, directory: str | Path, trainable: bool = False) -> None:
+        """See :meth:`Method.load`."""
+        from peft import PeftConfig, get_peft_model_state_dict, set_peft_model_state_dict
+        from safetensors.torch import load_file
+
+        _refuse_adapted(backbone, self.name)
+        self.prepare()
+        folder = Path(directory)
+        self._check_folder(folder)
+        config = PeftConfig.from_pretrained(str(folder))
+        _warn_other_base(config.base_model_name_or_path, backbone.name, folder)
+        config.base_model_name_or_path = None  # set by _wrap; PEFT would warn that the name changes
+        config.inference_mode = not trainable
+        self._wrap(backbone, config)
+        wrapped: Any = backbone.model
+        found = load_file(folder / WEIGHTS)
+        room = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
+        problem = differences(room, found)
+        if problem:
+            backbone.model = self.unwrap(wrapped)
+            raise UserError(f"adapter '{folder}' does not fit model '{backbone.name}': {problem}")
+        set_peft_model_state_dict(wrapped, found)
+        if not trainable:
+            wrapped.requires_grad_(False)
+
+    def _wrap(self, backbone: Backbone, config: Any) -> None:
+        """Wrap the model, with PEFT's complaints about targets as user errors."""
+        base = backbone.base_model
+        try:
+            backbone.model = self.wrap(base, config)
+        except ValueError as error:
+            if isinstance(error, UserError):
+                raise
+            raise UserError(f"method '{self.name}' cannot be applied to model '{backbone.name}': {error}") from error
+        # What the user called the model; PEFT would record where its files were found.
+        wrapped: Any = backbone.model
+        wrapped.active_peft_config.base_model_name_or_path = backbone.name
+
+    def _check_folder(self, folder: Path) -> None:
+        found = adapter_type(folder)
+        if found != self.peft_type:
+            raise UserError(f"adapter '{folder}' is of type {found}, but method '{self.name}' reads {self.peft_type}.")
+        if not (folder / WEIGHTS).is_file():
+            raise UserError(f"adapter '{folder}' has no {WEIGHTS}.")
+
+
+class OwnTuner(PeftMethod[OptionsT]):
+    """A method whose tuner lives in this package and must be registered with PEFT first."""
+
+    def prepare(self) -> None:
+        """See :meth:`PeftMethod.prepare`."""
+        from padapter.tuners import register
+
+        register()
+
+
+def adapter_type(folder: Path) -> str:
+    """Read ``peft_type`` from a folder's ``adapter_config.json``.
+
+    Args:
+        folder: An adapter folder.
+
+    Returns:
+        The type, e.g. ``LORA``.
+
+    Raises:
+        UserError: If the folder is not a PEFT adapter.
+    """
+    path = folder / CONFIG
+    if not path.is_file():
+        what = "holds a whole model" if (folder / "config.json").is_file() else "has none"
+        raise UserError(f"'{folder}' is not an adapter: {CONFIG} is needed, and the folder {what}.")
+    try:
+        return str(json.loads(path.read_text(encoding="utf-8"))["peft_type"])
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise UserError(f"'{path}' is not a PEFT adapter config: {error!r}.") from error
+
+
+def targets(text: str | None) -> list[str] | str | None:
+    """Read target modules as a user writes them.
+
+    Args:
+        text: Names separated by commas, a regular expression (recognised by a character no module name has), or
+            ``None``.
+
+    Returns:
+        What PEFT takes as ``target_modules``.
+    """
+    if text is None or re.search(r"[^\w.,\s-]", text):
+        return text
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def part_pattern(backbone: Backbone, part: str, names: Sequence[str]) -> str:
+    """Regular expression for modules called one of ``names`` inside a part of the model.
+
+    Args:
+        backbone: The model.
+        part: ``text``, ``image`` or ``both``.
+        names: Last parts of module names.
+
+    Returns:
+        A pattern for PEFT's ``target_modules``, which must match the full module name.
+    """
+    roots = [path for key, path in backbone.parts.items() if part in (key, "both")]
+    inside, called = ("|".join(map(re.escape, group)) for group in (roots, names))
+    return rf"({inside})\.(.*\.)?({called})"
+
+
+def _refuse_adapted(backbone: Backbone, method: str) -> None:
+    if backbone.model is not backbone.base_model:
+        raise UserError(f"model '{backbone.name}' is adapted already; load it again before applying method '{method}'.")
+
+
+def _warn_other_base(recorded: str | None, name: str, folder: Path) -> None:
+    """Another name may be the same model in another folder, so this is no error; shapes are checked."""
+    if recorded and recorded != name:
+        warnings.warn(
+            f"adapter '{folder}' was trained on model '{recorded}' and is loaded into '{name}'.", stacklevel=3
+        )

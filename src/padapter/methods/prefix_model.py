@@ -1,0 +1,128 @@
+"""Prefix tuning for a decoder with cross-attention, through its key/value cache.
+
+PEFT hands the prefix over as ``past_key_values`` of the wrapped model. For BLIP that fails three times over: the whole
+model takes no cache; the decoder, when it computes a loss, does not separate the self- from the cross-attention cache
+and would mix the prefix into the image; and text positions are shifted by the length of the prefix. Here the prefix
+enters at one place, the call of the decoder's stack, and so is the same for loss, generation and ranking:
+
+- an empty cache (or none) gets the prefix as its first entries, in the self-attention half only;
+- the attention mask grows by as many ones on the left;
+- text positions are those of the unadapted model.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import nn
+from transformers.cache_utils import DynamicCache, EncoderDecoderCache
+
+from padapter.errors import UserError
+
+DECODER_STACKS = {"blip": "text_decoder.bert"}
+"""The module whose call takes ids, mask, positions and cache, by ``config.model_type``."""
+
+
+class PrefixModel(PeftModel):
+    """A model whose decoder reads a learned prefix; parameters, saving and loading are PEFT's.
+
+    Args:
+        model: The base model; its type must be in ``DECODER_STACKS``.
+        peft_config: A ``PrefixTuningConfig`` without projection.
+        adapter_name: As in PEFT.
+        **kwargs: As in ``PeftModel``.
+
+    Raises:
+        UserError: If the model's family is unknown or the prefix has another shape than its keys and values.
+    """
+
+    def __init__(self, model: Any, peft_config: Any, adapter_name: str = "default", **kwargs: Any) -> None:
+        path = DECODER_STACKS.get(model.config.model_type)
+        if path is None:
+            raise UserError(
+                f"method 'prefix' does not know model type '{model.config.model_type}'. "
+                f"Known: {', '.join(sorted(DECODER_STACKS))}."
+            )
+        _check_shape(model.config.get_text_config(), peft_config)
+        super().__init__(model, peft_config, adapter_name, **kwargs)
+        # Explicit, since PEFT freezes only child modules, not parameters directly on the model.
+        model.requires_grad_(False)
+        stack = model.get_submodule(path)
+        self._prefix_hooks = (
+            stack.register_forward_pre_hook(self._add_prefix, with_kwargs=True),
+            stack.register_forward_hook(_drop_cache, with_kwargs=True),
+        )
+
+    def unload(self) -> Any:
+        """Take the prefix away and return the base model."""
+        for hook in self._prefix_hooks:
+            hook.remove()
+        return self.base_model
+
+    def _add_prefix(
+        self, stack: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        """Forward pre-hook of the decoder stack."""
+        if self._adapters_disabled:
+            return None
+        if any(getattr(m, "gradient_checkpointing", False) and m.training for m in stack.modules()):
+            raise UserError("method 'prefix' does not work with gradient checkpointing; turn it off.")
+        ids = args[0] if args else kwargs.get("input_ids")
+        tokens = kwargs["inputs_embeds"] if ids is None else ids
+        batch, length = tokens.shape[:2]
+        virtual = self.active_peft_config.num_virtual_tokens
+        cache = self._prefixed(kwargs.get("past_key_values"), batch)
+        seen = cache.get_seq_length() - virtual
+        kwargs = {**kwargs, "past_key_values": cache}
+        mask = kwargs.get("attention_mask")
+        if mask is not None:
+            if mask.dim() != 2:
+                raise ValueError(f"method 'prefix' needs a mask (batch, tokens), not {tuple(mask.shape)}.")
+            kwargs["attention_mask"] = torch.cat([mask.new_ones(batch, virtual), mask], dim=1)
+        if kwargs.get("position_ids") is None:
+            kwargs["position_ids"] = torch.arange(seen, seen + length, device=tokens.device).expand(batch, -1)
+        return args, kwargs
+
+    def _prefixed(self, cache: Any, batch: int) -> EncoderDecoderCache:
+        """Return ``cache`` as a cache for self- and cross-attention that begins with the prefix.
+
+        Args:
+            cache: ``None``, an empty cache, or one this model has filled (and that holds the prefix already).
+            batch: Number of rows.
+
+        Returns:
+            The cache; a given one is filled in place.
+        """
+        if cache is None:
+            cache = DynamicCache()
+        if not isinstance(cache, EncoderDecoderCache):
+            cache = EncoderDecoderCache(cache, DynamicCache())
+        if cache.get_seq_length() == 0:
+            prompt = self.get_prompt(batch)
+            for index, layer in enumerate(prompt.layers):
+                cache.self_attention_cache.update(layer.keys, layer.values, index)
+        return cache
+
+
+def _drop_cache(stack: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+    """Forward hook: who asked for no cache shall not get the one that carried the prefix."""
+    if kwargs.get("use_cache") is False:
+        output.past_key_values = None
+    return output
+
+
+def _check_shape(text: Any, config: Any) -> None:
+    if config.prefix_projection:
+        raise UserError("method 'prefix' does not support prefix_projection; train without it.")
+    for field, expected in (
+        ("num_layers", text.num_hidden_layers),
+        ("token_dim", text.hidden_size),
+        ("num_attention_heads", text.num_attention_heads),
+    ):
+        if getattr(config, field) != expected:
+            raise UserError(
+                f"the prefix does not fit the model: {field} is {getattr(config, field)} in the adapter and {expected} "
+                "in the model's text decoder."
+            )
