@@ -1,0 +1,71 @@
+"""The commands and where they lead."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from typing import Annotated, TextIO
+
+import typer
+
+from padapter.cli.flags import command, guarded
+from padapter.cli.handlers import check_command, convert_command, eval_command, methods_command, predict_command
+from padapter.cli.handlers import train_command as train_handler
+from padapter.options import DataCheckOptions, EvalOptions, PredictOptions, TrainOptions
+
+app = typer.Typer(
+    name="padapter",
+    help="Adapt a vision-language model with a p-adapter (or another method), score it, and ask it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+data = typer.Typer(help="Check data, or convert it into the format that training reads.", no_args_is_help=True)
+
+app.command("train")(command(TrainOptions, train_handler))
+app.command("eval")(command(EvalOptions, eval_command))
+app.command("predict")(command(PredictOptions, predict_command))
+app.command("methods")(guarded(methods_command))
+data.command("check")(command(DataCheckOptions, check_command))
+data.command("convert")(guarded(convert_command))
+app.add_typer(data, name="data")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        import padapter
+
+        print(padapter.__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command line."""
+    # Forked data workers and tokenizer threads do not mix; without this every worker prints a warning.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    warnings.showwarning = _show_warning
+    app()
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """One line without the place in the source, which says nothing to who runs a command."""
+    if issubclass(category, (DeprecationWarning, FutureWarning)):
+        return  # for the developers of libraries
+    print(f"warning: {message}", file=file or sys.stderr)

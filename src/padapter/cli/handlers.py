@@ -1,0 +1,157 @@
+"""One function per command. What is heavy is imported inside, so that help stays quick."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from padapter.errors import UserError
+from padapter.options import DataCheckOptions, EvalOptions, PredictOptions, TrainOptions
+
+if TYPE_CHECKING:
+    from padapter.data import Report
+
+BAD_DATA = 1
+
+
+def train_command(options: TrainOptions) -> None:
+    """Adapt a model to a task and score it before and after."""
+    from padapter.training import train
+
+    _quiet_libraries()
+    report = train(options)
+    scores = report.metrics.get("scores") or {}
+    _print_scores(report.metrics, scores.get("after"), scores.get("before"), compare=True)
+    _print_notes(report.metrics)
+    parameters = report.metrics["training"]["parameters"]
+    share = 100 * parameters["trainable"] / parameters["total"]
+    print(f"trained {parameters['trainable']:,} of {parameters['total']:,} parameters ({share:.2f} %)")
+    print(f"results in {report.output}; score it on other data with: padapter eval --run {report.output} --data DATA")
+
+
+def eval_command(options: EvalOptions) -> None:
+    """Score a run, or a model with or without an adapter, on data."""
+    from padapter.evaluation import evaluate_source
+
+    _quiet_libraries()
+    report = evaluate_source(options)
+    _print_scores(report, report["scores"], None, compare=False)
+    if options.output is not None:
+        print(f"results in {options.output}")
+
+
+def predict_command(options: PredictOptions) -> None:
+    """Answer one picture, or the rows of a data set; one JSON object per line."""
+    from padapter.evaluation import predict_source
+
+    _quiet_libraries()
+    predict_source(options)
+
+
+def check_command(options: DataCheckOptions) -> None:
+    """Report every problem of a data set at once: file, line, field and what is wrong. Exit code 1 if there is any."""
+    from padapter.data import check_data
+    from padapter.tasks import get_task
+
+    _quiet_libraries(torch_too=False)
+    report: Report = check_data(options.data, get_task(options.task), split=options.split)
+    print(report.format(limit=options.show))
+    if not report.ok:
+        raise typer.Exit(BAD_DATA)
+
+
+def convert_command(
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="Format of the source; an unknown one lists them all.")],
+    source: Annotated[str, typer.Argument(metavar="SRC", help="File or folder to read.")],
+    destination: Annotated[str, typer.Argument(metavar="DST", help="File or folder to write.")],
+) -> None:
+    """Turn a data set's own format into the JSONL that training reads."""
+    from padapter.data import CONVERTERS
+
+    if kind not in CONVERTERS:
+        raise UserError(f"KIND: {kind!r} is not one of {', '.join(CONVERTERS)}")
+    print(CONVERTERS[kind](Path(source), Path(destination)).format())
+
+
+def methods_command() -> None:
+    """List the methods of adaptation with their options and default learning rates."""
+    from padapter.methods import METHODS
+    from padapter.training.defaults import LEARNING_RATES
+
+    for name, method in METHODS.items():
+        print(f"{name}  {method.summary}  (default learning rate {LEARNING_RATES[name]:g})")
+        for item in fields(method.options):
+            default = "" if item.default is MISSING else f" (default: {item.default})"
+            print(f"    --set {item.name}={_spoken(str(item.type))}  {item.metadata['help']}{default}")
+
+
+def _spoken(kind: str) -> str:
+    """A type as a placeholder: ``Literal["a", "b"] | None`` is ``a|b|none``."""
+    plain = re.sub(r"Literal\[|\]|[\"']", "", kind)
+    return plain.replace(", ", "|").replace(" | ", "|").replace("None", "none")
+
+
+def _print_scores(
+    report: Mapping[str, Any], after: Mapping[str, Any] | None, before: Mapping[str, Any] | None, *, compare: bool
+) -> None:
+    if after is None:
+        print("not scored: no evaluation data")
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    title = f"{report['task']}, {after['rows']} rows, inference by {report['asking']['inference']}"
+    table = Table(title=Text(title), title_justify="left")
+    for column in ("metric", "rule", *(("before", "after", "gain") if compare else ("score",))):
+        table.add_column(column, justify="left" if column in ("metric", "rule") else "right", overflow="fold")
+    for name, value in after["metrics"].items():
+        old = before["metrics"].get(name) if before else None
+        # Text, since a name such as accuracy[label=true] would be read as markup.
+        table.add_row(Text(name), Text(after["rule"]), *_cells(value, old, compare))
+    Console(soft_wrap=False, highlight=False).print(table)
+
+
+def _print_notes(metrics: Mapping[str, Any]) -> None:
+    """What happened to rows on the way, where anything did."""
+    for role, data in metrics["data"].items():
+        if data is not None and data["skipped"]:
+            print(f"note: {data['skipped']} bad rows of the {role} data were skipped; `padapter data check` lists them")
+    for what, count in (metrics["training"]["cut"] or {}).items():
+        if count:
+            print(f"note: {count} {what} were longer than the model reads and were cut (see --max-length)")
+
+
+def _cells(value: float, old: float | None, compare: bool) -> Iterable[str]:
+    if not compare:
+        return (f"{value:.4f}",)
+    if old is None:
+        return ("-", f"{value:.4f}", "-")
+    return (f"{old:.4f}", f"{value:.4f}", f"{value - old:+.4f}")
+
+
+def _quiet_libraries(torch_too: bool = True) -> None:
+    """Our own bars and messages only: the libraries' bars for loading and saving small models tell nothing."""
+    import datasets
+
+    datasets.disable_progress_bars()
+    if torch_too:
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
+        logging.set_verbosity_error()
+
+
+__all__ = [
+    "check_command",
+    "convert_command",
+    "eval_command",
+    "methods_command",
+    "predict_command",
+    "train_command",
+]

@@ -1,0 +1,204 @@
+"""What answers: a run, or a model with or without an adapter."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from padapter.backbones import Backbone, load_backbone
+from padapter.errors import UserError
+from padapter.evaluation.predict import Asking, resolve_asking, with_prompt
+from padapter.methods import Method, get_method, method_of
+from padapter.options import SourceOptions, TrainOptions, options_from
+from padapter.tasks import Task, get_task
+
+FULL = "full"
+
+
+class Source:
+    """A model ready to answer, or about to be loaded.
+
+    Args:
+        model: built-in name, folder or hub id of the base model.
+        task: asks the questions.
+        asking: how answers are obtained.
+        method: what loads ``weights``; ``None`` for the unadapted model.
+        weights: the adapter's folder, or the model's for full fine-tuning.
+        candidates: the closed set of answers, for ranking.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        max_length: longest sequence in tokens; ``None`` for the model's own.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        task: Task,
+        asking: Asking,
+        *,
+        method: Method[Any] | None,
+        weights: Path | None,
+        candidates: list[str] | None,
+        device: str,
+        max_length: int | None = None,
+    ) -> None:
+        self.model = model
+        self.task = task
+        self.asking = asking
+        self.method = method
+        self.weights = weights
+        self.candidates = candidates
+        self.device = device
+        self.max_length = max_length
+        self._backbone: Backbone | None = None
+
+    @property
+    def backbone(self) -> Backbone:
+        """The loaded model."""
+        if self._backbone is None:
+            self.load_model()
+        if self._backbone is None:
+            raise RuntimeError("load_model left no model")
+        return self._backbone
+
+    def load_model(self) -> None:
+        """Load model and adapter, once.
+
+        Raises:
+            UserError: when the model is not there, or the adapter belongs to another one.
+        """
+        if self._backbone is not None:
+            return
+        backbone = load_backbone(self.model)
+        if self.method is not None and self.weights is not None:
+            self.method.load(backbone, self.weights)
+        if self.max_length is not None:
+            backbone.max_length = self.max_length
+        place(backbone, self.device)
+        self._backbone = backbone
+
+    def describe(self) -> dict[str, Any]:
+        """Model, method and weights, for a result file."""
+        return {
+            "model": self.model,
+            "method": self.method.name if self.method is not None else None,
+            "weights": str(self.weights) if self.weights is not None else None,
+        }
+
+
+def load_source(options: SourceOptions, *, load_model: bool = True) -> Source:
+    """Find out what ``--run``, or ``--model`` with ``--adapter``, stands for.
+
+    Args:
+        options: of ``eval`` or ``predict``; what they leave open comes from the run.
+        load_model: load the weights at once; otherwise :meth:`Source.load_model` does, so that the data can be
+            checked before.
+
+    Raises:
+        UserError: for a folder that is no run, a run without weights, or an unknown task.
+    """
+    source = _from_run(options, Path(options.run)) if options.run is not None else _from_model(options)
+    if load_model:
+        source.load_model()
+    return source
+
+
+def place(backbone: Backbone, device: str) -> None:
+    """Move the model to ``auto`` (the GPU if there is one), ``cpu`` or ``cuda``.
+
+    Raises:
+        UserError: when there is no GPU and one is asked for.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device: this machine has no GPU that torch can use; give 'cpu' or 'auto'")
+    chosen = "cuda" if device == "auto" and torch.cuda.is_available() else device
+    backbone.model.to("cpu" if chosen == "auto" else chosen)
+
+
+def weights_folder(run: Path, method: Method[Any]) -> Path:
+    """Where a run keeps what it learned: ``adapter``, or ``model`` for full fine-tuning."""
+    return run / ("model" if method.name == FULL else "adapter")
+
+
+def read_candidates(run: Path) -> list[str] | None:
+    """The candidates that a run ranks, if it ranks."""
+    path = run / "candidates.json"
+    if not path.exists():
+        return None
+    return list(json.loads(path.read_text(encoding="utf-8"))["candidates"])
+
+
+def listed_candidates(path: str | None) -> list[str] | None:
+    """Candidates from a text file with one per line.
+
+    Raises:
+        UserError: when the file cannot be read or names fewer than two.
+    """
+    if path is None:
+        return None
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as problem:
+        raise UserError(f"--candidates: cannot read {path} ({problem})") from problem
+    found = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
+    if len(found) < 2:
+        raise UserError(f"--candidates: {path} names {len(found)} candidates; ranking needs at least two, one per line")
+    return found
+
+
+def _from_run(options: SourceOptions, run: Path) -> Source:
+    config = run / "config.yaml"
+    if not config.is_file():
+        raise UserError(f"--run: {run} is not a folder written by `padapter train` (it has no config.yaml)")
+    trained = options_from(TrainOptions, config)
+    if options.task is not None and options.task != trained.task:
+        raise UserError(f"--task: {run} was trained for {trained.task!r}, not {options.task!r}; leave --task out")
+    method = get_method(trained.method)
+    weights = weights_folder(run, method)
+    if not weights.is_dir():
+        command = f"padapter train --resume --output {run}"
+        raise UserError(f"--run: {run} holds no {weights.name}; its training did not finish. Continue with: {command}")
+    prompt = options.prompt if options.prompt is not None else trained.prompt
+    task = with_prompt(get_task(trained.task), prompt)
+    inference = options.inference or trained.inference
+    generates = inference != "rank"
+    filled = replace(
+        options,
+        inference=inference,
+        num_beams=options.num_beams or (trained.num_beams if generates else None),
+        max_new_tokens=options.max_new_tokens or (trained.max_new_tokens if generates else None),
+        rank_candidates=options.rank_candidates or trained.rank_candidates,
+    )
+    return Source(
+        trained.model,
+        task,
+        resolve_asking(task, filled),
+        method=method,
+        weights=weights,
+        candidates=listed_candidates(options.candidates) or read_candidates(run),
+        device=options.device,
+        max_length=trained.max_length,
+    )
+
+
+def _from_model(options: SourceOptions) -> Source:
+    task = with_prompt(get_task(str(options.task)), options.prompt)
+    weights = Path(options.adapter) if options.adapter is not None else None
+    return Source(
+        str(options.model),
+        task,
+        resolve_asking(task, options),
+        method=_method_of(weights) if weights is not None else None,
+        weights=weights,
+        candidates=listed_candidates(options.candidates),
+        device=options.device,
+    )
+
+
+def _method_of(folder: Path) -> Method[Any]:
+    if not folder.is_dir():
+        raise UserError(f"--adapter: {folder} is not a folder")
+    return method_of(folder)

@@ -1,0 +1,426 @@
+"""Every option of every command, once.
+
+The dataclasses below are the Python interface (``TrainOptions(task="vqa", ...)``), the keys of a YAML recipe
+and the flags of the command line at the same time. Nothing here imports torch: ``--help`` stays quick.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+from padapter.conversion import convert, names_close_to, read_yaml
+from padapter.errors import UserError
+
+PRECISIONS = ("fp32", "bf16", "fp16")
+INFERENCES = ("generate", "rank")
+DEVICES = ("auto", "cpu", "cuda")
+NEVER, EPOCH = "never", "epoch"
+
+T = TypeVar("T")
+
+
+def option(
+    default: Any = MISSING,
+    *,
+    help: str,
+    metavar: str | None = None,
+    choices: tuple[str, ...] | None = None,
+    flag: str | None = None,
+    in_yaml: bool = True,
+    positional: bool = False,
+) -> Any:
+    """A dataclass field that also carries what the command line and the YAML reader need to know.
+
+    Args:
+        default: value when the option is not given; the type ``dict`` stands for an empty one.
+        help: one sentence, shown by ``--help``.
+        metavar: the placeholder that ``--help`` shows instead of the type.
+        choices: the accepted words, checked by :func:`check_choices`.
+        flag: the flag's name where it is not the field's name with dashes.
+        in_yaml: whether a recipe may set it.
+        positional: on the command line a plain word instead of a flag.
+    """
+    metadata = {
+        "help": help,
+        "metavar": metavar,
+        "choices": choices,
+        "flag": flag,
+        "in_yaml": in_yaml,
+        "positional": positional,
+    }
+    if default is dict:
+        return field(default_factory=dict, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def flag_of(item: Field[Any]) -> str:
+    """The flag of a field: ``learning_rate`` is ``--learning-rate``; of a positional one its placeholder."""
+    if item.metadata.get("positional"):
+        return str(item.metadata.get("metavar") or item.name.upper())
+    return item.metadata.get("flag") or "--" + item.name.replace("_", "-")
+
+
+def own_first(cls: type[Any]) -> list[Field[Any]]:
+    """The fields of a dataclass in reading order: its own before those it inherits."""
+    classes = {
+        name: depth
+        for depth, base in reversed(list(enumerate(cls.__mro__)))
+        for name in vars(base).get("__annotations__", {})
+    }
+    return sorted(fields(cls), key=lambda item: classes[item.name])
+
+
+def refuse(flag: str, message: str) -> UserError:
+    """The error for one option, always of the form ``--flag: what is wrong``."""
+    return UserError(f"{flag}: {message}")
+
+
+def check_choices(options: Any) -> None:
+    """Refuse a word that is not among the choices of its field.
+
+    Raises:
+        UserError: naming the flag and the accepted words.
+    """
+    for item in fields(options):
+        choices, value = item.metadata.get("choices"), getattr(options, item.name)
+        if choices and value is not None and value not in choices:
+            raise refuse(flag_of(item), f"{value!r} is not one of {', '.join(choices)}")
+
+
+def check_at_least(options: Any, least: float, *names: str, exclusive: bool = False) -> None:
+    """Refuse numbers below ``least`` (or equal to it, if ``exclusive``); ``None`` means not given.
+
+    Raises:
+        UserError: naming the flag and the bound.
+    """
+    for name in names:
+        value = getattr(options, name)
+        if value is None:
+            continue
+        bad = not math.isfinite(value) or value < least or (exclusive and value == least)
+        if bad:
+            relation = "greater than" if exclusive else "at least"
+            raise refuse("--" + name.replace("_", "-"), f"must be {relation} {least:g}, got {value}")
+
+
+def check_every(flag: str, value: str) -> None:
+    """Check a rhythm: ``epoch``, ``never`` or a positive number of optimizer steps.
+
+    Raises:
+        UserError: naming the flag.
+    """
+    if value in (EPOCH, NEVER) or (value.isdecimal() and int(value) > 0):
+        return
+    raise refuse(flag, f"{value!r} is neither '{EPOCH}', '{NEVER}' nor a positive number of steps")
+
+
+def split_method(text: str) -> tuple[str, dict[str, str]]:
+    """Split ``p-adapter:p=1.25,mu=0.1`` into the method's name and its options as text.
+
+    Raises:
+        UserError: for an option without ``=`` or one given twice.
+    """
+    name, _, rest = text.partition(":")
+    pairs = [part for part in rest.split(",") if part.strip()]
+    return name.strip(), parse_settings(pairs, "--method")
+
+
+def parse_settings(pairs: list[str] | tuple[str, ...], flag: str = "--set") -> dict[str, str]:
+    """Turn ``["p=1.25", "mu=0.1"]`` into a dictionary of texts.
+
+    Raises:
+        UserError: for an item without ``=`` or a name given twice.
+    """
+    settings: dict[str, str] = {}
+    for pair in pairs:
+        name, equals, value = (part.strip() for part in pair.partition("="))
+        if not equals or not name:
+            raise refuse(flag, f"expected NAME=VALUE, got {pair!r}")
+        name = name.replace("-", "_")
+        if name in settings:
+            raise refuse(flag, f"{name} is given twice")
+        settings[name] = value
+    return settings
+
+
+@dataclass(kw_only=True)
+class InferenceOptions:
+    """How a model is asked: shared by training, evaluation and prediction."""
+
+    inference: str | None = option(
+        None,
+        choices=INFERENCES,
+        metavar="generate|rank",
+        help="Write answers freely, or choose the most likely candidate. (default: the task's own)",
+    )
+    num_beams: int | None = option(None, help="Beams when generating. (default: the task's own)")
+    max_new_tokens: int | None = option(None, help="Longest generated text in tokens. (default: the task's own)")
+    rank_candidates: int | None = option(
+        None, help="When ranking: candidates that survive the first-token filter. (default: 32)"
+    )
+    eval_batch_size: int = option(32, help="Rows per batch when predicting.")
+    prompt: str | None = option(
+        None,
+        metavar="TEMPLATE",
+        help="Prompt with a place for {question} or {hypothesis}. (default: the task's own)",
+    )
+    precision: str = option(
+        "fp32",
+        choices=PRECISIONS,
+        metavar="fp32|bf16|fp16",
+        help="Number format of the forward and backward pass.",
+    )
+    device: str = option("auto", choices=DEVICES, metavar="auto|cpu|cuda", help="Where to compute.")
+    quiet: bool = option(False, help="No progress bars; only the result.")
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        check_at_least(self, 1, "num_beams", "max_new_tokens", "rank_candidates", "eval_batch_size")
+        if self.inference == "rank" and (self.num_beams is not None or self.max_new_tokens is not None):
+            raise refuse("--inference", "'rank' generates nothing; drop --num-beams and --max-new-tokens")
+        if self.precision == "fp16" and self.device == "cpu":
+            raise refuse("--precision", "fp16 needs a GPU; use bf16 or fp32 with --device cpu")
+
+
+@dataclass(kw_only=True)
+class TrainOptions(InferenceOptions):
+    """Options of ``padapter train``."""
+
+    task: str = option(metavar="vqa|entailment|caption", help="What is asked of the model.")
+    model: str = option(metavar="ID|DIR", help="Model to adapt: 'shapes-blip' (built in), a folder or a hub id.")
+    train: str = option(
+        metavar="DATA", help="Training data: a file beside its images, a folder, a hub id or 'shapes:...'."
+    )
+    eval: str | None = option(None, metavar="DATA", help="Data to score on before and after training.")
+    method: str = option(
+        "p-adapter",
+        metavar="NAME[:K=V,...]",
+        help="How to adapt; `padapter methods` lists them with their options.",
+    )
+    method_options: dict[str, Any] = option(  # noqa: RUF009 (`option` returns a dataclass field)
+        dict,
+        flag="--set",
+        metavar="NAME=VALUE",
+        help="An option of the method, e.g. --set p=1.25; may be repeated.",
+    )
+    output: str = option(metavar="RUN", help="Folder that receives the adapter, scores, predictions and log.")
+    config: str | None = option(
+        None, metavar="FILE", in_yaml=False, help="YAML recipe; flags on the command line win over it."
+    )
+    train_split: str = option("train", help="Split of the training data.")
+    eval_split: str = option("validation", help="Split of the evaluation data.")
+    limit_train: int | None = option(None, help="Use only this many training rows.")
+    limit_eval: int | None = option(None, help="Use only this many evaluation rows.")
+    skip_bad_rows: bool = option(False, help="Leave out rows that cannot be used, and count them.")
+    seed: int = option(42, help="Seed of initialisation, order and dropout.")
+    epochs: float | None = option(None, help="Passes over the training data. (default: 1 unless --max-steps)")
+    max_steps: int | None = option(None, help="Optimizer steps, instead of --epochs.")
+    batch_size: int = option(8, help="Rows per forward pass.")
+    gradient_accumulation: int = option(1, help="Forward passes per optimizer step.")
+    learning_rate: float | None = option(None, help="Peak learning rate. (default: the method's own)")
+    lr_scheduler: str = option(
+        "linear",
+        choices=("linear", "cosine", "constant", "constant_with_warmup"),
+        metavar="linear|cosine|constant|constant_with_warmup",
+        help="Course of the learning rate.",
+    )
+    warmup_ratio: float = option(0.0, help="Share of the steps in which the learning rate rises.")
+    weight_decay: float = option(0.05, help="AdamW weight decay; matrices only, never biases, norms, p or mu.")
+    max_grad_norm: float = option(1.0, help="Gradient norm is clipped to this; 0 switches clipping off.")
+    max_length: int | None = option(
+        None, help="Longest sequence in tokens; a longer prompt loses its start. (default: the model's own)"
+    )
+    num_workers: int = option(0, help="Processes that open and collate images.")
+    log_every: int = option(10, help="Optimizer steps between two lines of the log.")
+    eval_every: str = option(NEVER, metavar="never|epoch|STEPS", help="When to score during training.")
+    save_every: str = option(EPOCH, metavar="never|epoch|STEPS", help="When to write a checkpoint.")
+    keep_checkpoints: int = option(1, help="How many of the latest checkpoints to keep.")
+    score_base: bool = option(True, help="Score the unadapted model first, so that the gain shows.")
+    resume: bool = option(False, in_yaml=False, help="Continue RUN from its last complete checkpoint.")
+    overwrite: bool = option(False, in_yaml=False, help="Start anew in a RUN that exists.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._take_method_apart()
+        for name in ("task", "model", "train", "output", "method"):
+            if not getattr(self, name).strip():
+                raise refuse("--" + name, "must not be empty")
+        check_at_least(self, 1, "limit_train", "limit_eval", "max_steps", "batch_size", "gradient_accumulation")
+        check_at_least(self, 1, "keep_checkpoints", "log_every")
+        check_at_least(self, 2, "max_length")
+        check_at_least(self, 0, "seed", "weight_decay", "max_grad_norm", "num_workers", "warmup_ratio")
+        check_at_least(self, 0, "epochs", "learning_rate", exclusive=True)
+        if self.warmup_ratio >= 1:
+            raise refuse("--warmup-ratio", f"must be below 1, got {self.warmup_ratio}")
+        self.eval_every, self.save_every = str(self.eval_every), str(self.save_every)
+        check_every("--eval-every", self.eval_every)
+        check_every("--save-every", self.save_every)
+        self._refuse_contradictions()
+
+    def _take_method_apart(self) -> None:
+        """``method="p-adapter:p=1.25"`` becomes ``method="p-adapter", method_options={"p": "1.25"}``."""
+        self.method, inline = split_method(self.method)
+        for name, value in inline.items():
+            if name in self.method_options and str(self.method_options[name]) != value:
+                raise refuse("--method", f"{name}={value} contradicts --set {name}={self.method_options[name]}")
+        self.method_options = {**inline, **self.method_options}
+
+    def _refuse_contradictions(self) -> None:
+        if self.epochs is not None and self.max_steps is not None:
+            raise refuse("--max-steps", "contradicts --epochs; give one of the two")
+        if self.resume and self.overwrite:
+            raise refuse("--overwrite", "contradicts --resume; give one of the two")
+        if self.eval is None and self.eval_every != NEVER:
+            raise refuse("--eval-every", "there is nothing to score on; give --eval DATA")
+        if self.eval is None and self.limit_eval is not None:
+            raise refuse("--limit-eval", "there is nothing to limit; give --eval DATA")
+
+
+@dataclass(kw_only=True)
+class SourceOptions(InferenceOptions):
+    """Which adapted model answers: a run, or a model with or without an adapter."""
+
+    run: str | None = option(None, metavar="RUN", help="Folder written by `padapter train`.")
+    model: str | None = option(None, metavar="ID|DIR", help="Model, when there is no --run.")
+    adapter: str | None = option(None, metavar="DIR", help="Adapter folder in PEFT format, for --model.")
+    task: str | None = option(None, metavar="vqa|entailment|caption", help="Task. (default: the run's own)")
+    candidates: str | None = option(
+        None, metavar="FILE", help="Answers to rank, one per line. (default: those of the run's training data)"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.run is None) == (self.model is None):
+            raise refuse("--run", "give either --run RUN or --model MODEL (with --adapter DIR if it is adapted)")
+        if self.run is not None and self.adapter is not None:
+            raise refuse("--adapter", "contradicts --run, which has its own adapter; give --model instead of --run")
+        if self.run is None and self.task is None:
+            raise refuse("--task", "is needed with --model")
+
+
+@dataclass(kw_only=True)
+class EvalOptions(SourceOptions):
+    """Options of ``padapter eval``."""
+
+    data: str = option(metavar="DATA", help="Data to score on.")
+    split: str = option("test", help="Split of the data.")
+    output: str | None = option(
+        None, metavar="DIR", help="Folder for metrics.json and predictions.jsonl. (default: print only)"
+    )
+    limit: int | None = option(None, help="Score only this many rows.")
+    skip_bad_rows: bool = option(False, help="Leave out rows that cannot be used, and count them.")
+    overwrite: bool = option(False, in_yaml=False, help="Replace results that exist in --output.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least(self, 1, "limit")
+
+
+@dataclass(kw_only=True)
+class PredictOptions(SourceOptions):
+    """Options of ``padapter predict``."""
+
+    image: str | None = option(None, metavar="FILE", help="One picture to ask about.")
+    text: str | None = option(None, help="The question or hypothesis about --image; captions need none.")
+    data: str | None = option(None, metavar="DATA", help="Rows to answer, instead of --image.")
+    split: str = option("test", help="Split of the data.")
+    output: str | None = option(None, metavar="FILE", help="JSONL file for the answers. (default: standard output)")
+    limit: int | None = option(None, help="Answer only this many rows.")
+    skip_bad_rows: bool = option(False, help="Leave out rows that cannot be used, and count them.")
+    overwrite: bool = option(False, in_yaml=False, help="Replace --output if it exists.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least(self, 1, "limit")
+        if (self.image is None) == (self.data is None):
+            raise refuse("--image", "give either --image FILE (with --text) or --data DATA")
+        if self.data is not None and self.text is not None:
+            raise refuse("--text", "belongs to --image; rows of --data bring their own")
+
+
+@dataclass(kw_only=True)
+class DataCheckOptions:
+    """Options of ``padapter data check``."""
+
+    data: str = option(
+        metavar="DATA", positional=True, help="A file beside its images, a folder, a hub id, 'shapes:...'."
+    )
+    task: str = option(metavar="vqa|entailment|caption", help="Task whose fields the rows must have.")
+    split: str | None = option(None, help="Split to check. (default: every split of a folder)")
+    show: int = option(50, help="Problems to print; the count is always of all.")
+
+    def __post_init__(self) -> None:
+        check_at_least(self, 0, "show")
+
+
+def options_from(cls: type[T], config: str | Path | None = None, overrides: dict[str, Any] | None = None) -> T:
+    """Build options from a YAML recipe and values that win over it.
+
+    Args:
+        cls: one of the dataclasses above.
+        config: a YAML file of ``field: value`` lines; relative paths in it start at the working folder.
+        overrides: values by field name; ``None`` means not given.
+
+    Returns:
+        The validated options.
+
+    Raises:
+        UserError: for a file that cannot be read, an unknown key, a missing option or a bad value.
+    """
+    values: dict[str, Any] = {}
+    known = {item.name: item for item in fields(cls)}  # type: ignore[arg-type]
+    hints = get_type_hints(cls)
+    if config is not None:
+        for name, value in read_yaml(config).items():
+            if name not in known or not known[name].metadata["in_yaml"]:
+                raise _unknown_key(config, name, [key for key, item in known.items() if item.metadata["in_yaml"]])
+            values[name] = convert(value, hints[name], f"{config}: {name}")
+    given = {name: value for name, value in (overrides or {}).items() if value is not None}
+    for name, value in given.items():
+        if name not in known:
+            raise UserError(f"{cls.__name__} has no option {name!r}{names_close_to(name, list(known))}")
+        given[name] = convert(value, hints[name], flag_of(known[name]))
+    values.update(_merge_methods(values, given) if "method" in known else given)
+    if config is not None and "config" in known:
+        values["config"] = str(config)
+    for item in known.values():
+        needed = item.default is MISSING and item.default_factory is MISSING
+        if needed and item.name not in values:
+            raise refuse(flag_of(item), "is needed")
+    return cls(**values)
+
+
+def _merge_methods(recipe: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """What was given, with the recipe's method options kept below it unless another method was named."""
+    below, _ = split_method(str(recipe.get("method", TrainOptions.method)))
+    name, inline = split_method(given.get("method", below))
+    settings = given.get("method_options", {})
+    for key in inline.keys() & settings.keys():
+        if str(settings[key]) != inline[key]:
+            raise refuse("--method", f"{key}={inline[key]} contradicts --set {key}={settings[key]}")
+    if not given.keys() & {"method", "method_options"}:
+        return given
+    _, written = split_method(str(recipe.get("method", "")))
+    kept = {**written, **recipe.get("method_options", {})} if name == below else {}
+    return {**given, "method": name, "method_options": {**kept, **inline, **settings}}
+
+
+def _unknown_key(config: str | Path, name: str, known: list[str]) -> UserError:
+    return UserError(f"{config}: unknown key {name!r}{names_close_to(name, known)}")
+
+
+def to_plain(options: Any) -> dict[str, Any]:
+    """Options as plain values, for ``config.yaml``: what a recipe may hold."""
+    values = asdict(options)
+    return {item.name: values[item.name] for item in own_first(type(options)) if item.metadata["in_yaml"]}
+
+
+def resume_config(cls: type[Any], given: dict[str, Any]) -> Path | None:
+    """The run's own ``config.yaml`` when it is to be resumed, so that ``--resume --output RUN`` is enough."""
+    if cls is not TrainOptions or not given.get("resume") or given.get("output") is None:
+        return None
+    config = Path(given["output"]) / "config.yaml"
+    return config if config.is_file() else None

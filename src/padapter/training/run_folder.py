@@ -1,0 +1,144 @@
+"""The folder of a run: what is in it, and who may write into it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from padapter.errors import UserError
+from padapter.evaluation.results import write_json, write_text
+from padapter.options import TrainOptions, flag_of, options_from, to_plain
+from padapter.training.checkpoints import complete_checkpoints
+
+OWN_FILES = (
+    "config.yaml",
+    "metrics.json",
+    "candidates.json",
+    "log.jsonl",
+    "predictions.jsonl",
+    "predictions.jsonl.partial",
+    "predictions_base.jsonl",
+    "predictions_base.jsonl.partial",
+    "README.md",
+)
+OWN_FOLDERS = ("adapter", "model", "checkpoints", ".weights.partial")
+
+# These change how a run is watched or where it stands, never what it computes.
+FREE_ON_RESUME = ("output", "config", "quiet", "num_workers", "keep_checkpoints", "resume", "overwrite")
+
+
+class RunFolder:
+    """Paths of a run, and the rules of beginning and resuming one.
+
+    Args:
+        path: the folder, which need not exist.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._begun_here = False
+        self.config = self.path / "config.yaml"
+        self.metrics = self.path / "metrics.json"
+        self.candidates = self.path / "candidates.json"
+        self.log = self.path / "log.jsonl"
+        self.predictions = self.path / "predictions.jsonl"
+        self.base_predictions = self.path / "predictions_base.jsonl"
+        self.card = self.path / "README.md"
+        self.checkpoints = self.path / "checkpoints"
+
+    def check(self, options: TrainOptions) -> None:
+        """Refuse to overwrite a run, or to resume one that was made differently.
+
+        Args:
+            options: resolved options of the run that wants to write.
+
+        Raises:
+            UserError: saying which folder or which fields, and what to do.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise UserError(f"--output: {self.path} is a file; give a folder")
+        if options.resume:
+            self._check_same(options)
+        elif not options.overwrite and self.path.is_dir() and any(self.path.iterdir()):
+            raise UserError(
+                f"--output: {self.path} is not empty; choose another folder, give --resume to continue the run in it, "
+                "or --overwrite to start anew"
+            )
+
+    def begin(self, options: TrainOptions) -> None:
+        """Make the folder ready; a run that starts anew removes the files of the old one, and only those."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        if not options.resume:
+            self._remove_own()
+            self._begun_here = True
+        if not self.config.exists():
+            write_text(self.config, dump_yaml(to_plain(options)))
+
+    def discard_unless_trained(self) -> None:
+        """Leave nothing behind when this process began the run and no step was logged.
+
+        A mistake that shows only once the model is there (a misspelt target module) can then be mended and the same
+        command given again.
+        """
+        if self._begun_here and not (self.log.exists() and self.log.stat().st_size):
+            self._remove_own()
+            if not any(self.path.iterdir()):
+                self.path.rmdir()
+
+    def _remove_own(self) -> None:
+        for name in OWN_FOLDERS:
+            shutil.rmtree(self.path / name, ignore_errors=True)
+        for name in OWN_FILES:
+            (self.path / name).unlink(missing_ok=True)
+
+    def last_checkpoint(self) -> Path | None:
+        """The latest complete checkpoint."""
+        found = complete_checkpoints(self.checkpoints)
+        return found[-1] if found else None
+
+    def read_metrics(self) -> dict[str, Any]:
+        """What ``metrics.json`` says so far."""
+        if not self.metrics.exists():
+            return {}
+        return dict(json.loads(self.metrics.read_text(encoding="utf-8")))
+
+    def add_metrics(self, **entries: Any) -> dict[str, Any]:
+        """Add entries to ``metrics.json`` and return all of it."""
+        metrics = {**self.read_metrics(), **entries}
+        write_json(self.metrics, metrics)
+        return metrics
+
+    def _check_same(self, options: TrainOptions) -> None:
+        if not self.config.is_file():
+            raise UserError(f"--resume: {self.path} holds no run (there is no config.yaml); leave --resume out")
+        before = asdict(options_from(TrainOptions, self.config))
+        now = asdict(options)
+        changed = [
+            f"{flag_of(item)} was {before[item.name]!r} and is {now[item.name]!r}"
+            for item in fields(TrainOptions)
+            if item.name not in FREE_ON_RESUME and _plain(before[item.name]) != _plain(now[item.name])
+        ]
+        if changed:
+            raise UserError(
+                f"--resume: {self.path} was started with other options: {'; '.join(changed)}. "
+                "Give the same ones (or only --resume and --output), or choose another --output"
+            )
+
+
+def dump_yaml(values: dict[str, Any]) -> str:
+    """Plain values as YAML, in the given order."""
+    import yaml
+
+    return str(yaml.safe_dump(_plain(values), sort_keys=False, allow_unicode=True))
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists, which is what YAML gives back."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value

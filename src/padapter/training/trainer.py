@@ -1,0 +1,155 @@
+"""The trainer: transformers' ``Seq2SeqTrainer`` with our batches, our checkpoints and our scores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import Sampler
+from transformers import Seq2SeqTrainer, TrainerControl
+from transformers.trainer_callback import ExportableState
+
+from padapter.training.batches import Collator, EpochSampler, Rows
+from padapter.training.callbacks import EpochOrder
+from padapter.training.checkpoints import rotate, write_state, written_whole
+
+TRAINER_STATE = "trainer_state.json"
+IGNORE = -100
+
+
+@dataclass(frozen=True)
+class CheckpointWriter:
+    """What the trainer needs to write a checkpoint of its own accord.
+
+    Attributes:
+        folder: holds ``checkpoint-N``.
+        keep: how many of the latest to keep.
+        save_weights: writes what is trained into a folder.
+        state: what else to remember, asked for at every checkpoint.
+    """
+
+    folder: Path
+    keep: int
+    save_weights: Callable[[Path], None]
+    state: Callable[[], dict[str, Any]]
+
+
+class AdapterTrainer(Seq2SeqTrainer):
+    """Trains whatever is trainable in a backbone.
+
+    Differences from its base class: checkpoints hold the adapter instead of the frozen model and appear whole or not
+    at all; the order of rows depends on (seed, epoch) alone; accumulating gradients over k batches gives the gradient
+    of the one batch that the k together are; weight decay is for matrices only; scores come from the task.
+
+    Args:
+        module: maps a batch to ``{"loss": ...}``.
+        reduction: how that loss is averaged, ``sequence`` or ``token``.
+        checkpoints: how to write a checkpoint.
+        score: computes the scores during training; ``None`` if there is nothing to score on.
+        args: transformers' training arguments.
+        collator: rows to batch.
+        rows: training rows.
+        callbacks: watched while training.
+    """
+
+    control: TrainerControl
+
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        reduction: str,
+        checkpoints: CheckpointWriter,
+        score: Callable[[], dict[str, float]] | None,
+        args: Any,
+        collator: Collator,
+        rows: Rows,
+        callbacks: list[Any],
+    ) -> None:
+        self.reduction = reduction
+        self.checkpoints = checkpoints
+        self.score = score
+        self.order = EpochSampler(len(rows), args.seed)
+        super().__init__(
+            model=module,
+            args=args,
+            data_collator=collator,
+            train_dataset=rows,
+            # Never iterated: `evaluate` below scores. The base class wants to see one.
+            eval_dataset=rows if score is not None else None,
+            callbacks=[EpochOrder(self.order), *callbacks],
+        )
+        # compute_loss below divides by the whole accumulated batch itself.
+        self.model_accepts_loss_kwargs = False
+        self.loss_is_scaled_for_ga = True
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
+        return self.order
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """Matrices decay; biases, norms and the scalars p and mu do not."""
+        return [name for name, value in model.named_parameters() if value.ndim >= 2]
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
+        return sum(batch_units(batch, self.reduction) for batch in batch_samples)
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, torch.Tensor | Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
+        """This batch's share of the loss of the whole accumulated batch."""
+        outputs = model(**inputs)
+        loss = outputs["loss"]
+        if num_items_in_batch is not None:
+            loss = loss * (batch_units(inputs, self.reduction) / float(num_items_in_batch))
+        return (loss, outputs) if return_outputs else loss
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Score as the task scores; the base class would compute a loss."""
+        if self.score is None:
+            raise ValueError("there is no evaluation data")
+        metrics = {f"eval_{name}": value for name, value in self.score().items()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        step = self.state.global_step
+        with written_whole(self.checkpoints.folder, step) as folder:
+            self.checkpoints.save_weights(folder / "weights")
+            self._save_optimizer_and_scheduler(str(folder))
+            self._save_scaler(str(folder))
+            self._save_rng_state(str(folder))
+            for callback in (*self.callback_handler.callbacks, self.control):
+                if isinstance(callback, ExportableState):
+                    self.state.stateful_callbacks[type(callback).__name__] = callback.state()
+            self.state.save_to_json(str(folder / TRAINER_STATE))
+            write_state(folder, self.checkpoints.state())
+        rotate(self.checkpoints.folder, self.checkpoints.keep)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        """Nothing to do: the method has loaded the weights before the trainer was made."""
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Not estimated: the base class would ask the model for a method that only its own models have."""
+        return 0
+
+
+def batch_units(batch: dict[str, Any], reduction: str) -> float:
+    """What the loss of a batch is an average over.
+
+    Args:
+        batch: as the collator makes it.
+        reduction: ``sequence``: the number of pictures; ``token``: the weighted number of tokens with a label.
+    """
+    if reduction == "sequence":
+        return float(batch["pixel_values"].shape[0])
+    labelled = (batch["labels"][:, 1:] != IGNORE).sum(dim=1)  # (S,)
+    return float((batch["weights"] * labelled).sum())

@@ -1,0 +1,141 @@
+"""Answers: complete, in the rows' order, the same whatever the batches are."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from padapter.backbones import load_backbone
+from padapter.data import load_data
+from padapter.errors import UserError
+from padapter.evaluation import evaluate, predict_rows, resolve_asking
+from padapter.evaluation.predict import with_prompt
+from padapter.evaluation.results import write_json, write_text
+from padapter.options import InferenceOptions
+from padapter.tasks import get_task
+
+VQA = get_task("vqa")
+
+
+class Spy:
+    """A backbone that only remembers what it was asked."""
+
+    def __init__(self, backbone):
+        self.backbone = backbone
+        self.batches = []
+
+    def __getattr__(self, name):
+        return getattr(self.backbone, name)
+
+    def generate(self, images, prompts, **settings):
+        self.batches.append(list(prompts))
+        return self.backbone.generate(images, prompts, **settings)
+
+
+@pytest.fixture
+def backbone(model):
+    return load_backbone(model)
+
+
+@pytest.fixture
+def rows(data):
+    return load_data(data["vqa"], VQA, split="test")
+
+
+def asking(**changes):
+    return resolve_asking(VQA, InferenceOptions(num_beams=1, max_new_tokens=3, **changes))
+
+
+def test_order_and_batches(backbone, rows):
+    spy, recorded = Spy(backbone), []
+    found = predict_rows(
+        spy, VQA, rows.dataset, asking(eval_batch_size=4), record=lambda p: recorded.append(p.id), quiet=True
+    )
+    assert [prediction.id for prediction in found] == rows.dataset["id"]
+    assert [len(batch) for batch in spy.batches] == [4, 4, 2]
+    lengths = [len(prompt) for batch in spy.batches for prompt in batch]
+    assert lengths == sorted(lengths, reverse=True)
+    assert sorted(recorded) == sorted(rows.dataset["id"])
+    assert recorded != rows.dataset["id"]
+    singly = predict_rows(backbone, VQA, rows.dataset, asking(eval_batch_size=1), quiet=True)
+    assert found == singly
+
+
+def test_model_comes_back_in_its_mode(backbone, rows):
+    backbone.model.train()
+    backbone.model.vision_model.eval()
+    predict_rows(backbone, VQA, rows.dataset.select([0]), asking(), quiet=True)
+    assert backbone.model.text_decoder.training
+    assert not backbone.model.vision_model.training
+
+
+def test_ranking_takes_the_likeliest(backbone, rows):
+    words = ["red", "blue", "two", "green"]
+    found = predict_rows(backbone, VQA, rows.dataset, replace(asking(), inference="rank"), candidates=words, quiet=True)
+    for prediction in found:
+        assert prediction.scores.keys() == set(words)
+        assert prediction.scores[prediction.text] == max(prediction.scores.values())
+    few = predict_rows(
+        backbone,
+        VQA,
+        rows.dataset,
+        replace(asking(), inference="rank", rank_candidates=2),
+        candidates=words,
+        quiet=True,
+    )
+    assert {len(prediction.scores) for prediction in few} == {2}
+    with pytest.raises(UserError, match="'rank' needs candidates"):
+        predict_rows(backbone, VQA, rows.dataset, replace(asking(), inference="rank"), quiet=True)
+
+
+def test_answers_are_written_as_they_come_and_then_in_order(backbone, rows, tmp_path, monkeypatch):
+    output = tmp_path / "deep" / "predictions.jsonl"
+    original = type(backbone).generate
+
+    def fails_late(self, images, prompts, **settings):
+        if (tmp_path / "deep" / "predictions.jsonl.partial").read_text().count("\n") == 8:
+            raise RuntimeError
+        return original(self, images, prompts, **settings)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(backbone), "generate", fails_late)
+        with pytest.raises(RuntimeError):
+            evaluate(backbone, VQA, rows, asking(eval_batch_size=4), output=output, quiet=True)
+    assert not output.exists()
+
+    result = evaluate(backbone, VQA, rows, asking(eval_batch_size=4), output=output, quiet=True)
+    lines = [json.loads(line) for line in output.read_text().splitlines()]
+    assert [line["id"] for line in lines] == rows.dataset["id"]
+    assert [line["score"] for line in lines] == [result.per_item[key] for key in rows.dataset["id"]]
+    assert [path.name for path in output.parent.iterdir()] == ["predictions.jsonl"]
+    assert result.summary()["rule"] == result.rule
+    assert result.rows == 10
+
+
+def test_asking_takes_the_tasks_defaults_and_refuses_too_short(backbone):
+    caption = get_task("caption")
+    found = resolve_asking(caption, InferenceOptions())
+    assert (found.num_beams, found.max_new_tokens, found.min_new_tokens) == (5, 40, 5)
+    assert resolve_asking(get_task("entailment"), InferenceOptions()).inference == "rank"
+    with pytest.raises(UserError, match="--max-new-tokens: task 'caption' writes at least 5 tokens, got 4"):
+        resolve_asking(caption, InferenceOptions(max_new_tokens=4))
+
+
+def test_prompt_template(backbone, rows):
+    assert with_prompt(VQA, None) is VQA
+    spy = Spy(backbone)
+    asked = with_prompt(VQA, "the picture : {question} yes")
+    predict_rows(spy, asked, rows.dataset.select([0]), asking(), quiet=True)
+    assert spy.batches == [[f"the picture : {VQA.prompt(rows.dataset[0])} yes"]]
+    with pytest.raises(UserError, match="--prompt: "):
+        with_prompt(VQA, "no place")
+
+
+def test_files_are_whole_or_absent(tmp_path):
+    path = tmp_path / "metrics.json"
+    write_json(path, {"é": 1})
+    with pytest.raises(TypeError):
+        write_text(path, 3)
+    assert json.loads(path.read_text(encoding="utf-8")) == {"é": 1}
