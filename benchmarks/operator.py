@@ -27,7 +27,9 @@ def materialising(query: Tensor, key: Tensor, value: Tensor, p: Tensor, mu: floa
     return (alpha * (calibrated @ features + 2 * mu / p * features))[:, :, :queries]
 
 
-def case(batch: int, heads: int, queries: int, keys: int, width: int, dtype: torch.dtype, whole: bool) -> dict[str, Any]:
+def case(
+    batch: int, heads: int, queries: int, keys: int, width: int, dtype: torch.dtype, whole: bool
+) -> dict[str, Any]:
     """Forward + backward at one size; ``whole`` includes the materialising side (it needs memory and patience)."""
     torch.manual_seed(0)
     tensors = [torch.randn(batch, heads, n, width, dtype=dtype, requires_grad=True) for n in (queries, keys, keys)]

@@ -21,9 +21,9 @@ BAD_DATA = 1
 
 def train_command(options: TrainOptions) -> None:
     """Adapt a model to a task and score it before and after."""
+    _prepare()
     from padapter.training import train
 
-    _quiet_libraries()
     report = train(options)
     scores = report.metrics.get("scores") or {}
     _print_scores(report.metrics, scores.get("after"), scores.get("before"), compare=True)
@@ -36,9 +36,9 @@ def train_command(options: TrainOptions) -> None:
 
 def eval_command(options: EvalOptions) -> None:
     """Score a run, or a model with or without an adapter, on data."""
+    _prepare()
     from padapter.evaluation import evaluate_source
 
-    _quiet_libraries()
     report = evaluate_source(options)
     _print_scores(report, report["scores"], None, compare=False)
     if options.output is not None:
@@ -47,9 +47,9 @@ def eval_command(options: EvalOptions) -> None:
 
 def predict_command(options: PredictOptions) -> None:
     """Answer one picture, or the rows of a data set; one JSON object per line."""
+    _prepare()
     from padapter.evaluation import predict_source
 
-    _quiet_libraries()
     predict_source(options)
 
 
@@ -58,7 +58,7 @@ def check_command(options: DataCheckOptions) -> None:
     from padapter.data import check_data
     from padapter.tasks import get_task
 
-    _quiet_libraries(torch_too=False)
+    _prepare(torch_too=False)
     report: Report = check_data(options.data, get_task(options.task), split=options.split)
     print(report.format(limit=options.show))
     if not report.ok:
@@ -135,16 +135,21 @@ def _cells(value: float, old: float | None, compare: bool) -> Iterable[str]:
     return (f"{old:.4f}", f"{value:.4f}", f"{value - old:+.4f}")
 
 
-def _quiet_libraries(torch_too: bool = True) -> None:
-    """Our own bars and messages only: the libraries' bars for loading and saving small models tell nothing."""
-    import datasets
-
-    datasets.disable_progress_bars()
+def _prepare(torch_too: bool = True) -> None:
+    """Set the libraries up for one command: fast arithmetic, and our own bars and messages only."""
     if torch_too:
+        import torch
+
+        # Before the first operation, because worker threads inherit it only then: backward passes of small numbers
+        # otherwise spend most of their time on denormals.
+        torch.set_flush_denormal(True)
         from transformers.utils import logging
 
         logging.disable_progress_bar()
         logging.set_verbosity_error()
+    import datasets
+
+    datasets.disable_progress_bars()
 
 
 __all__ = [

@@ -7,6 +7,7 @@ from typing import Any
 from padapter.evaluation.source import FULL
 from padapter.methods import Method
 from padapter.methods.peft_method import PeftMethod
+from padapter.models import BUILTIN_MODELS
 
 _LOAD_PEFT = """\
 ```python
@@ -93,19 +94,12 @@ def _loading(metrics: dict[str, Any], method: Method[Any]) -> str:
     own = not isinstance(method, PeftMethod) or type(method).wrap is not PeftMethod.wrap
     template = _LOAD_OWN if own else _LOAD_PEFT
     model = _quoted(metrics["model"])
-    if not own and metrics["model"] in builtin_models():
+    if not own and metrics["model"] in BUILTIN_MODELS:
         model = f"str(builtin_path({model}))"
         template = template.replace(
             "from peft import PeftModel\n", "from padapter.models import builtin_path\nfrom peft import PeftModel\n"
         )
     return template.format(model=model, method=_quoted(method.name))
-
-
-def builtin_models() -> tuple[str, ...]:
-    """Names of models that are not a folder or a hub id."""
-    from padapter.backbones.loading import BUILTIN_MODELS
-
-    return tuple(BUILTIN_MODELS)
 
 
 def _scores(metrics: dict[str, Any]) -> str:
