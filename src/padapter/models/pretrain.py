@@ -207,7 +207,7 @@ def main() -> None:
     """Parse the command line and pre-train."""
     parser = argparse.ArgumentParser(description="Pre-train shapes-blip on the source domain.")
     parser.add_argument("--output", type=Path, default=Path("runs/pretrain"))
-    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--steps", type=int, default=5000)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     args = parser.parse_args()
