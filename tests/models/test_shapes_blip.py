@@ -12,6 +12,7 @@ from padapter.models.pretrain import (
     ENTAILMENT_PROMPT,
     LABEL_WORDS,
     Collator,
+    Lessons,
     Student,
     lesson,
     pretrain,
@@ -92,6 +93,12 @@ def test_pretraining_speaks_as_the_tasks_do(processor):
     assert tokenize(caption.prompt({})) == tokenize(CAPTION_PROMPT)
 
 
+def test_the_last_third_asks_more_and_describes_less():
+    lessons = Lessons(steps=6, batch_size=2)
+    assert len(lessons) == 12
+    assert [(len(x.long), len(x.short)) for x in lessons] == [(2, 6)] * 8 + [(1, 8)] * 4
+
+
 def test_loss_is_the_mean_over_target_tokens(processor):
     model = build_model().eval()
     batch = Collator(processor)([lesson(i) for i in range(3)])
@@ -107,18 +114,15 @@ def test_a_stopped_pretraining_continues_to_the_same_weights(tmp_path, monkeypat
 
     from padapter.models import pretrain as module
 
-    stop = lesson(4)  # the first lesson of step 3
-
-    def crash(index):
-        if index == 4:
+    def crash(index, late=False):
+        if index == 4:  # the first lesson of step 3
             raise KeyboardInterrupt
-        return lesson(index)
+        return lesson(index, late)
 
     monkeypatch.setattr(module, "lesson", crash)
     with pytest.raises(KeyboardInterrupt):
         pretrain(tmp_path / "parts", steps=4, **arguments)
     monkeypatch.undo()
-    assert stop.long == lesson(4).long
     parts = pretrain(tmp_path / "parts", steps=4, **arguments)
     expected, found = (load_file(path / "model.safetensors") for path in (whole, parts))
     assert expected.keys() == found.keys()

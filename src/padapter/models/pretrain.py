@@ -1,8 +1,9 @@
 """Pre-training of ``shapes-blip`` on the source domain: ``make pretrain`` or ``python -m padapter.models``.
 
-Every picture comes with eight texts: the caption that names each thing and its place, another caption, four questions
-and two hypotheses. (Answers alone teach binding several times more slowly than mixed with full captions.) Lesson number
-i is drawn from ``(seed, i)`` alone, so a resumed run sees exactly what the uninterrupted one would have seen.
+Every picture comes with several texts: the caption that names each thing and its place, another caption, four questions
+and two hypotheses. (Answers alone teach binding several times more slowly than mixed with full captions.) In the last
+third, when captions are nearly perfect, two more questions take the place of the other caption. Lesson number i is
+drawn from ``(seed, i)`` alone, so a resumed run sees exactly what the uninterrupted one would have seen.
 """
 
 from __future__ import annotations
@@ -45,35 +46,39 @@ class Lesson:
     short: tuple[Pair, ...]
 
 
-def lesson(index: int, questions: int = 4, hypotheses: int = 2) -> Lesson:
-    """Lesson number ``index`` of the source domain."""
+def lesson(index: int, late: bool = False) -> Lesson:
+    """Lesson number ``index`` of the source domain; a ``late`` one has two more questions instead of the second caption."""
     domain = DOMAINS["source"]
     rng = np.random.default_rng([PRETRAINING_SEED, index])
     scene = domain.look.sample(rng)
     said = captions(scene, domain.dialect, rng)
-    long = ((CAPTION_PROMPT, said[0]), (CAPTION_PROMPT, said[int(rng.integers(1, len(said)))]))
+    long = [(CAPTION_PROMPT, said[0])]
+    if not late:
+        long.append((CAPTION_PROMPT, said[int(rng.integers(1, len(said)))]))
     short: list[Pair] = []
-    for _ in range(questions):
+    for _ in range(6 if late else 4):
         fact = draw_fact(domain, scene, rng)
         short.append((domain.dialect.ask(fact.kind, fact.slots, rng), domain.dialect.say(fact.answer)))
-    for _ in range(hypotheses):
+    for _ in range(2):
         label = LABELS[int(rng.integers(len(LABELS)))]
         text = hypothesis(scene, domain.look, domain.dialect, label, rng)
         short.append((ENTAILMENT_PROMPT.format(hypothesis=text), LABEL_WORDS[label]))
-    return Lesson(np.asarray(render(scene)), long, tuple(short))
+    return Lesson(np.asarray(render(scene)), tuple(long), tuple(short))
 
 
 class Lessons(Dataset[Lesson]):
-    """The first ``length`` lessons."""
+    """The lessons of ``steps`` batches; those of the last third of the batches are late ones."""
 
-    def __init__(self, length: int) -> None:
-        self.length = length
+    def __init__(self, steps: int, batch_size: int) -> None:
+        self.steps = steps
+        self.batch_size = batch_size
 
     def __len__(self) -> int:
-        return self.length
+        return self.steps * self.batch_size
 
     def __getitem__(self, index: int) -> Lesson:
-        return lesson(index)
+        step = index // self.batch_size
+        return lesson(index, late=3 * step >= 2 * self.steps)
 
 
 class Collator:
@@ -162,7 +167,7 @@ def pretrain(output: Path, steps: int, batch_size: int, learning_rate: float, sa
     Args:
         output: checkpoints and ``trainer_state.json`` (the log) go here; the result to ``output / "shapes-blip"``.
         steps: optimizer steps.
-        batch_size: pictures per step, with eight texts each.
+        batch_size: pictures per step.
         save_steps: steps between checkpoints; the last two are kept.
         learning_rate: the peak, reached after 4 % of the steps and followed by a cosine to zero.
 
@@ -190,7 +195,7 @@ def pretrain(output: Path, steps: int, batch_size: int, learning_rate: float, sa
             seed=0,
             disable_tqdm=True,
         ),
-        train_dataset=Lessons(steps * batch_size),
+        train_dataset=Lessons(steps, batch_size),
         data_collator=Collator(processor),
     )
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(output)) if output.is_dir() else None)
@@ -207,7 +212,7 @@ def main() -> None:
     """Parse the command line and pre-train."""
     parser = argparse.ArgumentParser(description="Pre-train shapes-blip on the source domain.")
     parser.add_argument("--output", type=Path, default=Path("runs/pretrain"))
-    parser.add_argument("--steps", type=int, default=5000)
+    parser.add_argument("--steps", type=int, default=4500)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     args = parser.parse_args()
