@@ -47,7 +47,7 @@ class Lesson:
 
 
 def lesson(index: int, late: bool = False) -> Lesson:
-    """Lesson number ``index`` of the source domain; a ``late`` one has two more questions instead of the second caption."""
+    """Lesson number ``index`` of the source domain; a late one has two questions for one caption."""
     domain = DOMAINS["source"]
     rng = np.random.default_rng([PRETRAINING_SEED, index])
     scene = domain.look.sample(rng)
