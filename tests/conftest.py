@@ -39,6 +39,7 @@ def build_tiny_blip(seed: int = 0) -> BlipForConditionalGeneration:
             "num_attention_heads": HEADS,
             "image_size": 32,
             "patch_size": 8,
+            "initializer_range": 0.25,  # the default, 1e-10, would make all image tokens equal
         },
         projection_dim=16,
     )

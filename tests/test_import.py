@@ -26,6 +26,9 @@ def test_importing_padapter_imports_nothing_heavy():
         "import peft; import padapter",
         "import peft; import padapter; import importlib; importlib.reload(padapter)",
         "from padapter import PAdapterConfig",
+        "import padapter, importlib.util; importlib.util.find_spec('peft'); import peft",
+        "import padapter, transformers; transformers.utils.is_peft_available(); from peft import PeftModel",
+        "import padapter.tuners; import peft",
         "import padapter; from peft.tuners.lora import LoraConfig",
     ],
 )

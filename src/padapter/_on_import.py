@@ -30,30 +30,43 @@ def call_after_import(package: str, module: str, function: str) -> None:
 
 
 class _Finder(importlib.abc.MetaPathFinder):
-    """Finds ``package`` the ordinary way and has our loader run after its own."""
+    """Finds ``package`` the ordinary way and has our loader run after its own.
+
+    It stays in place until the package has been executed: a mere look (``importlib.util.find_spec``, as in
+    transformers' ``is_peft_available``) must not use it up.
+    """
 
     def __init__(self, package: str, module: str, function: str) -> None:
         self.package, self.module, self.function = package, module, function
+        self._looking = False
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if fullname != self.package:
+        if fullname != self.package or self._looking:
             return None
-        sys.meta_path.remove(self)  # once is enough, and find_spec below must not find us again
-        spec = importlib.util.find_spec(fullname)
+        self._looking = True  # the look below must not find us again
+        try:
+            spec = importlib.util.find_spec(fullname)
+        finally:
+            self._looking = False
         if spec is None or spec.loader is None:
-            sys.meta_path.insert(0, self)  # not installed (yet)
             return None
-        spec.loader = _Loader(spec.loader, self.module, self.function)
+        spec.loader = _Loader(spec.loader, self)
         return spec
+
+    def done(self) -> None:
+        """Leave, and call what was to be called."""
+        if self in sys.meta_path:
+            sys.meta_path.remove(self)
+        getattr(importlib.import_module(self.module), self.function)()
 
 
 class _Loader(importlib.abc.Loader):
     """Another loader, then a call."""
 
-    def __init__(self, loader: importlib.abc.Loader, module: str, function: str) -> None:
-        self._loader, self._module, self._function = loader, module, function
+    def __init__(self, loader: importlib.abc.Loader, finder: _Finder) -> None:
+        self._loader, self._finder = loader, finder
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         return self._loader.create_module(spec)
@@ -64,4 +77,4 @@ class _Loader(importlib.abc.Loader):
             # From here on the package looks as if we had never been there: its own loader reads its own files.
             spec.loader = module.__loader__ = self._loader
         self._loader.exec_module(module)
-        getattr(importlib.import_module(self._module), self._function)()
+        self._finder.done()

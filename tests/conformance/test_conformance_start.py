@@ -18,7 +18,7 @@ def bottleneck(width: int, reads: int = D) -> int:
 
 
 def p_adapter_count(config) -> int:
-    width = config.r or D // config.reduction_factor
+    width = config.r or D // (config.reduction_factor or 8)
     per_site = bottleneck(int(width))
     if config.form == "bottleneck" and config.gate:
         per_site += D * width + width

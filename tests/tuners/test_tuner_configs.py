@@ -103,3 +103,36 @@ def test_registering_twice_changes_nothing():
 def test_a_name_peft_has_already_is_refused():
     with pytest.raises(RuntimeError, match="PEFT already has a method 'lora'"):
         register_tuner(Tuner("lora", PAdapterConfig, object))
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        ({"r": 16, "reduction_factor": 4}, "reduction_factor"),
+        ({"message_passing": "gcn", "p": 3.0}, "p"),
+        ({"message_passing": "gcn", "mu": 1.0}, "mu"),
+        ({"gate": False}, "gate"),
+        ({"ffn_reduction_factor": 2}, "ffn_reduction_factor"),
+        ({"form": "bottleneck", "ffn_adapter": False, "ffn_reduction_factor": 2}, "ffn_reduction_factor"),
+    ],
+)
+def test_options_without_effect_are_refused(options, field):
+    with pytest.raises(UserError, match=f"PAdapterConfig: `{field}`=.*has no effect.*leave it out"):
+        PAdapterConfig(**options)
+
+
+@pytest.mark.parametrize("config", [PAdapterConfig, BottleneckConfig])
+@pytest.mark.parametrize("field", ["target_modules", "layers_to_transform"])
+def test_naming_nothing_is_refused(config, field):
+    with pytest.raises(UserError, match=f"`{field}` must be left out"):
+        config(**{field: []})
+
+
+def test_a_saved_config_with_an_unknown_field_loads(tmp_path):
+    import json
+
+    PAdapterConfig(p=1.25).save_pretrained(tmp_path)
+    path = tmp_path / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"from_the_future": 1}))
+    with pytest.warns(UserWarning, match="from_the_future"):
+        assert PAdapterConfig.from_pretrained(tmp_path).p == 1.25

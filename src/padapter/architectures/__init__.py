@@ -10,8 +10,8 @@ To use the adapters on a model that is not in the table::
                                 num_heads="num_heads", decoder=True),),
     ))
 
-The node features of the queries are the ``query`` handed to the attention function; models with rotary embeddings,
-whose features are the query before rotation, need a shim that says so.
+The node features of the queries are the ``query`` handed to the attention function. Models with rotary embeddings,
+whose features are the query before rotation, need a shim that hands ``node_query`` to `p_adapter_attention`.
 """
 
 from __future__ import annotations

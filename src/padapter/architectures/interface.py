@@ -25,6 +25,9 @@ from padapter.errors import UserError
 ATTENTION_NAME = "p_adapter"
 _LAYER = "_padapter_layer"
 
+# Arguments of attention functions that change the scores beyond scale and mask.
+_CHANGE_SCORES = ("softcap", "s_aux", "position_bias", "head_mask")
+
 PlainAttention = Callable[[], tuple[torch.Tensor, "torch.Tensor | None"]]
 
 
@@ -42,6 +45,7 @@ class AttentionCall:
         dropout: probability of dropping an attention weight; 0 in evaluation.
         plain: runs the module's own attention; gives its context (B, N1, H, dh) and its weights, if it has them.
         need_weights: whether somebody records the attention weights of this call.
+        node_query: (B, H, N1, dh), features of the query nodes; None for the query itself.
     """
 
     query: torch.Tensor
@@ -53,6 +57,7 @@ class AttentionCall:
     dropout: float
     plain: PlainAttention
     need_weights: bool
+    node_query: torch.Tensor | None = None
 
 
 class AttentionAdapter(Protocol):
@@ -95,6 +100,8 @@ class _ConfigView:
         self._config = config
 
     def __getattr__(self, name: str) -> Any:
+        if name == "_config":  # only while being copied or unpickled, before it is set
+            raise AttributeError(name)
         return ATTENTION_NAME if name == "_attn_implementation" else getattr(self._config, name)
 
 
@@ -122,6 +129,7 @@ def p_adapter_attention(
     dropout: float = 0.0,
     is_causal: bool | None = None,
     plain: PlainAttention | None = None,
+    node_query: torch.Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Attention as the active adapters of the module's output projection compute it.
@@ -136,18 +144,27 @@ def p_adapter_attention(
         dropout: probability of dropping an attention weight.
         is_causal: whether attention is causal where no mask is given; default: the module's ``is_causal``.
         plain: the module's own attention; default: the function its config names.
+        node_query: (B, H, N1, dh), features of the query nodes where they are not the query: with rotary embeddings,
+            the query before rotation.
         **kwargs: handed to the module's own attention.
 
     Returns:
         Context (B, N1, H, dh) and, where recorded, weights (B, H, N1, N2).
 
     Raises:
-        UserError: if the masks of the model's attention implementation cannot be read (flash and flex attention).
+        UserError: if the masks of the model's attention implementation cannot be read (flash and flex attention), or
+            if its scores are changed in a way that message passing does not follow (soft caps, sinks, biases).
     """
     if not isinstance(module, AttentionShim):
         raise UserError(
             f"attention implementation {ATTENTION_NAME!r} works only for modules that carry a p-adapter, not for "
             f"{type(module).__name__}; leave the model's own `attn_implementation` and add a PAdapterConfig."
+        )
+    changed = sorted(name for name in _CHANGE_SCORES if kwargs.get(name) is not None)
+    if changed:
+        raise UserError(
+            f"attention of {type(module).padapter_original.__name__} is called with {', '.join(changed)}, which the "
+            "p-adapter does not follow yet; leave these modules out with `exclude_modules`."
         )
     if plain is None:
         own = _own_function(module)
@@ -169,6 +186,7 @@ def p_adapter_attention(
         dropout=dropout,
         plain=plain,
         need_weights=attention_weights_recorded(),
+        node_query=node_query,
     )
     return module.padapter_layer.attend(call)
 

@@ -22,7 +22,9 @@ class AdapterOptions:
     mode: Literal["sequential", "parallel"] = option(
         "sequential", help="Whether the adapter reads the block's output or its input."
     )
-    reduction_factor: float = option(8, help="The bottleneck is the model width divided by this.")
+    reduction_factor: float | None = option(
+        None, help="The bottleneck is the model width divided by this; none means 8, or r if that is given."
+    )
     r: int | None = option(None, help="Width of the bottleneck; none means by reduction_factor.")
     activation: str = option("relu", help="Activation in the bottleneck, a name transformers knows.")
     scaling: float | Literal["learned"] = option(1.0, help="Factor of the adapter's output, or 'learned'.")

@@ -27,7 +27,9 @@ class PAdapterOptions:
     message_passing: str = option("pgnn", help="How nodes exchange features: pgnn, or gcn (without p and mu).")
     degree: Literal["auto", "row", "symmetric"] = option("auto", help="Normalisation of the attention graph.")
     r: int | None = option(None, help="Width of the bottleneck; none means by reduction_factor.")
-    reduction_factor: float = option(8, help="The bottleneck is the model width divided by this.")
+    reduction_factor: float | None = option(
+        None, help="The bottleneck is the model width divided by this; none means 8, or r if that is given."
+    )
     activation: str = option("gelu", help="Activation in the bottleneck, a name transformers knows.")
     dropout: float = option(0.0, help="Dropout on the bottleneck's input.")
     gate: bool = option(True, help="Whether the bottleneck form has its gate.")

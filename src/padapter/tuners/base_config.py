@@ -14,6 +14,7 @@ from transformers.activations import ACT2FN
 from padapter.errors import UserError
 
 INIT_STD = 0.02
+DEFAULT_REDUCTION_FACTOR = 8
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,8 @@ class AdapterConfig(PeftConfig):
     """What a bottleneck needs, and which modules get one.
 
     Args:
-        r: width of the bottleneck; default: from ``reduction_factor``.
-        reduction_factor: the bottleneck is the model width divided by this.
+        r: width of the bottleneck; default: from ``reduction_factor``. Not together with it.
+        reduction_factor: the bottleneck is the model width divided by this; default 8.
         activation: name of the activation in the bottleneck, a key of transformers' ``ACT2FN``.
         dropout: probability of dropping an element of the bottleneck's input.
         bias: which biases of the model are trained too: "none", "all", or "<method>_only" for those of the wrapped
@@ -51,7 +52,7 @@ class AdapterConfig(PeftConfig):
     """
 
     r: int | None = field(default=None)
-    reduction_factor: float = field(default=8)
+    reduction_factor: float | None = field(default=None)
     activation: str = field(default="gelu")
     dropout: float = field(default=0.0)
     bias: str = field(default="none")
@@ -103,10 +104,21 @@ class AdapterConfig(PeftConfig):
         if not isinstance(getattr(self, name), bool):
             raise self.refuse(name, "True or False")
 
+    def share(self, features: int) -> float:
+        """``features / reduction_factor``, with the default of 8 filled in."""
+        return features / (DEFAULT_REDUCTION_FACTOR if self.reduction_factor is None else self.reduction_factor)
+
+    def contradiction(self, name: str, why: str) -> UserError:
+        """The error for a field that another field leaves without effect."""
+        return UserError(f"{type(self).__name__}: `{name}`={getattr(self, name)!r} has no effect {why}; leave it out.")
+
     def _check_widths(self) -> None:
         if self.r is not None and (not isinstance(self.r, int) or isinstance(self.r, bool) or self.r < 1):
             raise self.refuse("r", "a positive integer, or None for width // reduction_factor")
-        self.check_number("reduction_factor", 0, strict=True)
+        if self.reduction_factor is not None:
+            self.check_number("reduction_factor", 0, strict=True)
+            if self.r is not None:
+                raise self.contradiction("reduction_factor", f"beside r={self.r}")
         self.check_number("dropout", 0, below=1)
         self.check_flag("init_weights")
 
@@ -119,6 +131,10 @@ class AdapterConfig(PeftConfig):
         self.check_choice("bias", ("none", "all", f"{str(self.peft_type.value).lower()}_only"))
 
     def _check_layers(self) -> None:
+        for name in ("target_modules", "layers_to_transform"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, (str, int)) and len(value) == 0:
+                raise self.refuse(name, "left out (None) or name something")
         if isinstance(self.target_modules, str) and self.layers_to_transform is not None:
             raise UserError(
                 f"{type(self).__name__}: `layers_to_transform` cannot be used when `target_modules` is a str; name "

@@ -8,6 +8,7 @@ of the two doors.
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, cast
@@ -22,6 +23,31 @@ from transformers.pytorch_utils import Conv1D
 from padapter.errors import UserError
 from padapter.tuners.base_config import INIT_STD, AdapterConfig
 from padapter.tuners.batches import Batch, Group
+
+
+class PerThread:
+    """An attribute with one value per thread, None where none was set.
+
+    For what one call leaves for the next within a forward pass: two threads may run the same model at once.
+    """
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._key = f"_per_thread_{name}"
+
+    def __get__(self, instance: Any, owner: type) -> Any:
+        return instance.__dict__.get(self._key, {}).get(_thread())
+
+    def __set__(self, instance: Any, value: Any) -> None:
+        values = instance.__dict__.setdefault(self._key, {})
+        if value is None:
+            values.pop(_thread(), None)
+        else:
+            values[_thread()] = value
+
+
+def _thread() -> int:
+    # A compiled graph belongs to one call; asking for the thread would break it in two.
+    return 0 if torch.compiler.is_compiling() else threading.get_ident()
 
 
 @dataclass(frozen=True)
@@ -88,7 +114,7 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
             nn.init.zeros_(self.leaf("up")[adapter_name].bias)
 
     def update_layer(self, adapter_name: str, config: Any) -> None:
-        """Add an adapter, or replace the one of that name."""
+        """Add an adapter."""
         raise NotImplementedError
 
     def finish_update(self, adapter_name: str, config: AdapterConfig) -> None:

@@ -15,7 +15,7 @@ from padapter.architectures import Site, architectures, default_targets, find_si
 from padapter.errors import UserError
 from padapter.tuners.base_config import AdapterConfig
 from padapter.tuners.base_layer import NOT_MERGEABLE, BottleneckLayer
-from padapter.tuners.batches import mixed_batch, rows_per_sample
+from padapter.tuners.batches import check_one_name_per_sample, mixed_batch, rows_per_sample
 
 
 class BottleneckTuner(BaseTuner):
@@ -109,6 +109,8 @@ class BottleneckTuner(BaseTuner):
         if names is None:
             yield
             return
+        # Samples are counted here, where no beams exist yet: below, twice as many rows could be beams or a mistake.
+        check_one_name_per_sample(names, (*args, *kwargs.values()))
         with mixed_batch(self.model, names, num_beams=rows_per_sample(self.model, kwargs)):
             yield
 

@@ -6,7 +6,7 @@ next to each other; the vision tower still sees one row per sample. Any other nu
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -115,6 +115,24 @@ def mixed_batch(model: nn.Module, adapter_names: Sequence[str], *, num_beams: in
     finally:
         for layer, value in zip(layers, before, strict=True):
             layer.batch = value
+
+
+def check_one_name_per_sample(adapter_names: Sequence[str], inputs: Iterable[Any]) -> None:
+    """Compare the number of names with the number of samples.
+
+    Args:
+        adapter_names: one name per sample.
+        inputs: arguments of the model; the first tensor with a batch dimension counts.
+
+    Raises:
+        UserError: if they differ.
+    """
+    tensor = next((given for given in inputs if isinstance(given, torch.Tensor) and given.dim() > 0), None)
+    if tensor is not None and len(tensor) != len(adapter_names):
+        raise UserError(
+            f"`adapter_names` has {len(adapter_names)} names, but the batch has {len(tensor)} samples. Give one name "
+            "per sample."
+        )
 
 
 def rows_per_sample(model: nn.Module, arguments: dict[str, Any]) -> int:

@@ -47,7 +47,7 @@ class BottleneckConfig(AdapterConfig):
 
     def width(self, features: int) -> int:
         """Width of the bottleneck behind a block of ``features``."""
-        return self.r if self.r is not None else max(1, int(features // self.reduction_factor))
+        return self.r if self.r is not None else max(1, int(self.share(features)))
 
     @classmethod
     def variants(cls) -> dict[str, Variant]:

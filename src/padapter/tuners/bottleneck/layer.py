@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from padapter.architectures import AttentionSite, Site
-from padapter.tuners.base_layer import BottleneckLayer, BottleneckSettings, features, init_linear
+from padapter.tuners.base_layer import BottleneckLayer, BottleneckSettings, PerThread, features, init_linear
 from padapter.tuners.batches import Group
 from padapter.tuners.bottleneck.config import BottleneckConfig
 
@@ -43,10 +43,10 @@ class VanillaLayer(BottleneckLayer):
     prefix: ClassVar[str] = "bottleneck_"
     adapter_layer_names: tuple[str, ...] = ("bottleneck_down", "bottleneck_up", "bottleneck_scale")
     parameter_leaves: ClassVar[frozenset[str]] = frozenset({"scale"})
+    entered = PerThread()  # (B, N, in_features): what entered the block, until its output has been made
 
     def __init__(self, base_layer: nn.Module, site: Site | None) -> None:
         super().__init__(base_layer)
-        self.entered: torch.Tensor | None = None
         # A plain reference: the block's input must not become a sub-module of its output.
         self.__dict__["_source"] = _source(site)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from padapter.errors import UserError
@@ -74,6 +74,7 @@ class PAdapterConfig(AdapterConfig):
         if self.ffn_adapter is not None:
             self.check_flag("ffn_adapter")
         self._check_bottleneck_form()
+        self._check_contradictions()
 
     @property
     def adapts_ffn(self) -> bool:
@@ -87,9 +88,9 @@ class PAdapterConfig(AdapterConfig):
             UserError: if the bottleneck form is asked for an ``r`` that the heads do not divide.
         """
         if self.form == "projected":
-            return self.r if self.r is not None else max(1, int(features // self.reduction_factor))
+            return self.r if self.r is not None else max(1, int(self.share(features)))
         if self.r is None:
-            return num_heads * max(1, round(features / self.reduction_factor / num_heads))
+            return num_heads * max(1, round(self.share(features) / num_heads))
         if self.r % num_heads:
             below = self.r // num_heads * num_heads
             nearest = " or ".join(str(width) for width in (below, below + num_heads) if width)
@@ -126,6 +127,19 @@ class PAdapterConfig(AdapterConfig):
             raise self.refuse("degree", "'row' or 'auto' with form='bottleneck', whose degrees are 1")
         if self.mu == 0 and self.learn_mu and MESSAGE_PASSING[self.message_passing].uses_mu:
             raise self.refuse("mu", "> 0 with form='bottleneck' and learn_mu=True (mu (2 + tanh(theta)) stays 0)")
+
+    def _check_contradictions(self) -> None:
+        operator = MESSAGE_PASSING[self.message_passing]
+        without_effect = (
+            ("p", not operator.uses_p, f"with message_passing={self.message_passing!r}"),
+            ("mu", not operator.uses_mu, f"with message_passing={self.message_passing!r}"),
+            ("gate", self.form != "bottleneck", f"with form={self.form!r}"),
+            ("ffn_reduction_factor", not self.adapts_ffn, "without ffn_adapter=True"),
+        )
+        defaults = {known.name: known.default for known in fields(self)}
+        for name, unused, why in without_effect:
+            if unused and getattr(self, name) != defaults[name]:
+                raise self.contradiction(name, why)
 
     @classmethod
     def variants(cls) -> dict[str, Variant]:

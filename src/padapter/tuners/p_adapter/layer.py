@@ -12,7 +12,7 @@ from torch import nn
 from padapter.architectures import AttentionCall, AttentionSite, Site, attach, detach
 from padapter.functional import metric_factor
 from padapter.tuners.base_config import AdapterConfig
-from padapter.tuners.base_layer import BottleneckLayer, BottleneckSettings, init_linear, projection_weight
+from padapter.tuners.base_layer import BottleneckLayer, BottleneckSettings, PerThread, init_linear, projection_weight
 from padapter.tuners.batches import Group
 from padapter.tuners.p_adapter.config import PAdapterConfig
 from padapter.tuners.p_adapter.message_passing import MESSAGE_PASSING, MessagePassing
@@ -59,12 +59,12 @@ class PAdapterLayer(BottleneckLayer):
         "p_adapter_mu",
     )
     parameter_leaves: ClassVar[frozenset[str]] = frozenset({"p", "mu"})
+    _messages = PerThread()  # adapter name -> what `attend` made for `forward`; None outside of a pass
 
     def __init__(self, base_layer: nn.Module, site: Site) -> None:
         super().__init__(base_layer)
         # Plain references: the attention module must not become a sub-module of its own output projection.
         self.__dict__["_site"] = site
-        self._messages: dict[str, torch.Tensor] | None = None
         self._metric: tuple[tuple[Any, ...], torch.Tensor] | None = None
 
     def update_layer(self, adapter_name: str, config: PAdapterConfig) -> None:
@@ -119,6 +119,12 @@ class PAdapterLayer(BottleneckLayer):
         elif adapter_name in self.leaf("mu"):
             mu = _at_least(self.leaf("mu")[adapter_name], 0.0)
         return p, mu
+
+    def train(self, mode: bool = True) -> PAdapterLayer:
+        """As ``torch.nn.Module.train``; what was computed from the projection's weight is computed anew."""
+        self._metric = None  # writes through ``weight.data`` leave no trace that `_metric_factor` could see
+        super().train(mode)
+        return self
 
     def attend(self, call: AttentionCall) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Context of the attention module, as the active adapters want it.
@@ -199,6 +205,7 @@ class PAdapterLayer(BottleneckLayer):
         operator, arguments = self._operator(adapter_name, call, group)
         query, key, value = (group.take(states) for states in (call.query, call.key, call.value))
         arguments["metric_factor"] = self._metric_factor(call.query.shape[1])
+        arguments["node_query"] = None if call.node_query is None else group.take(call.node_query)
         context = operator.context(query, key, value, dropout_p=call.dropout, **arguments)
         weights = operator.weights(query, key, value, **arguments)[0] if call.need_weights else None
         return context.transpose(1, 2), weights
@@ -223,7 +230,7 @@ class PAdapterLayer(BottleneckLayer):
         folded = down.weight @ weight  # (r, H * dh): one small product instead of N wide ones
         bias = down.bias
         if getattr(projection, "bias", None) is not None:
-            bias = bias + down.weight @ projection.bias.detach().to(down.weight.dtype)  # type: ignore[operator]
+            bias = bias + down.weight @ projection.bias.to(down.weight.dtype)
         joined = states.transpose(1, 2).flatten(2).to(down.weight.dtype)  # (B, N, H * dh)
         joined = F.dropout(joined, self.settings[adapter_name].dropout, self.training)
         return F.linear(joined, folded, bias).unflatten(-1, (heads, -1)).transpose(1, 2)
@@ -249,8 +256,10 @@ class PAdapterLayer(BottleneckLayer):
         version = 0 if stored.is_inference() else stored._version
         key = (id(stored), stored.data_ptr(), version, stored.device, stored.dtype, num_heads)
         if self._metric is None or self._metric[0] != key:
-            with torch.no_grad():
+            # Not in inference mode, even if this call is: what is made there can never take part in training.
+            with torch.inference_mode(False), torch.no_grad():
                 weight = projection_weight(projection)
+                weight = weight.clone() if weight.is_inference() else weight
                 wide = weight if weight.dtype == torch.float64 else weight.float()
                 self._metric = (key, metric_factor(wide, num_heads))
         return self._metric[1]

@@ -19,7 +19,7 @@ class MessagePassing:
     Attributes:
         context: maps (query, key, value, *, node_query, metric_factor, attention_mask, is_causal, scale, degree,
             dropout_p), and p and mu where used, to the new features of the query nodes (B, H, N1, dh).
-        weights: the same arguments without ``dropout_p``, to the weights (B, H, N1, N2) and beta (B, H, N1, 1).
+        weights: the same arguments without ``dropout_p``, to the weights (B, H, N1, N2) and beta (B, H, N1).
         uses_p: whether it takes p.
         uses_mu: whether it takes mu.
     """
