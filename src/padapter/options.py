@@ -348,7 +348,11 @@ class DataCheckOptions:
     data: str = option(
         metavar="DATA", positional=True, help="A file beside its images, a folder, a hub id, 'shapes:...'."
     )
-    task: str = option(metavar="vqa|entailment|caption", help="Task whose fields the rows must have.")
+    task: str | None = option(
+        None,
+        metavar="vqa|entailment|caption",
+        help="Task whose fields the rows must have. (default: told from the fields)",
+    )
     split: str | None = option(None, help="Split to check. (default: every split of a folder)")
     show: int = option(50, help="Problems to print; the count is always of all.")
 

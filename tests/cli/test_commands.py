@@ -107,6 +107,21 @@ def test_data_check(command, data, tmp_path):
     assert "more problems" in command("data", "check", tmp_path, "--task", "vqa", "--show", 1, code=1)
 
 
+@pytest.mark.parametrize("task", ["vqa", "entailment", "caption"])
+def test_data_check_tells_the_task_from_the_fields(command, data, task):
+    shown = command("data", "check", data[task])
+    assert shown.startswith(f"task: {task} (told from the field ")
+    assert shown.split("\n", 1)[1] == command("data", "check", data[task], "--task", task)
+
+
+def test_data_check_asks_for_the_task_where_fields_do_not_tell(tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"image": "a.png", "question": "q?", "answer": "x", "caption": "c"}\n')
+    for spec in (str(tmp_path / "rows.jsonl"), "shapes:source:test:2"):
+        result = CliRunner().invoke(app, ["data", "check", spec])
+        assert result.exit_code == 2
+        assert "name the task with --task" in result.stderr
+
+
 def test_data_convert(command, tmp_path):
     from PIL import Image
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -107,6 +109,98 @@ def test_output_that_exists(refused, train_words, tmp_path):
     (tmp_path / "file").write_text("x")
     assert "is a file; give a folder" in refused(*train_words(output=tmp_path / "file"))
     assert "holds no run" in refused(*train_words(output=tmp_path / "nowhere"), "--resume")
+
+
+def test_output_that_cannot_be_made(refused, train_words, run, data, tmp_path):
+    """Every command that writes says so before it works, or when it tries."""
+    (tmp_path / "file").write_text("x")
+    below, image = tmp_path / "file" / "run", Path(data["vqa"]) / "images" / "0.png"
+    score = ("eval", "--run", run, "--data", data["vqa"], "--quiet")
+    ask = ("predict", "--run", run, "--image", image, "--text", "what?", "--quiet")
+    for words in (train_words(output=below), (*score, "--output", below), (*ask, "--output", below / "x.jsonl")):
+        message = refused(*words)
+        assert "--output: " in message
+        assert f"{tmp_path / 'file'}: is not a folder" in message
+    assert "is not a folder" in refused(*score, "--output", tmp_path / "file")
+    assert "is a folder, not a file" in refused(*ask, "--output", tmp_path, "--overwrite")
+    assert (tmp_path / "file").read_text() == "x"
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder in which nobody can make one")
+def test_output_where_nothing_can_be_written(refused, train_words, run, data):
+    nowhere = Path("/proc/padapter/run")
+    assert "--output: /proc/padapter/run cannot be used (/proc" in refused(*train_words(output=nowhere))
+    score = ("eval", "--run", run, "--data", data["vqa"], "--quiet", "--output", nowhere)
+    assert "--output: /proc/padapter/run cannot be used (/proc" in refused(*score)
+
+
+def test_no_permission_is_seen_before_the_data_is_read(refused, train_words, monkeypatch):
+    monkeypatch.setattr("padapter.evaluation.files.os.access", lambda *_: False)
+    assert "no permission to write" in refused(*train_words(train="missing.jsonl"))
+
+
+def test_disk_full(refused, train_words, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("padapter.evaluation.results.os.fsync", full)
+    assert "No space left on device" in refused(*train_words())
+
+
+def test_other_errors_of_the_system_are_not_blamed_on_the_output(train_words, monkeypatch):
+    def broken(*_, **__):
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", "/elsewhere/file")
+
+    monkeypatch.setattr("padapter.training.run._Run._train", broken)
+    assert isinstance(CliRunner().invoke(app, train_words()).exception, FileNotFoundError)
+
+
+def test_target_modules_that_are_no_regular_expression(refused, train_words, tmp_path):
+    for method in ("p-adapter", "adapter", "lora"):
+        message = refused(*train_words(method=method, set="target_modules=.*("))
+        assert "target_modules" in message
+        assert "regular expression" in message
+        assert ".*(" in message
+        assert not (tmp_path / "run").exists()
+
+
+def test_damaged_weights(refused, run, data, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    weights = copy / "adapter" / "adapter_model.safetensors"
+    for content in (weights.read_bytes()[:-5], b"no weights"):
+        weights.write_bytes(content)
+        assert f"'{weights}' is damaged" in refused("eval", "--run", copy, "--data", data["vqa"], "--quiet")
+
+
+def test_damaged_metrics_and_candidates(refused, run, data, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    for content in ('{"status": ', "[]"):
+        (copy / "metrics.json").write_text(content)
+        message = refused("train", "--resume", "--output", copy)
+        assert f"{copy / 'metrics.json'}: is damaged" in message
+        assert "delete it to resume without it" in message
+    for content in ('{"candidates"', '{"candidates": 3}'):
+        (copy / "candidates.json").write_text(content)
+        message = refused("eval", "--run", copy, "--data", data["vqa"], "--quiet")
+        assert f"{copy / 'candidates.json'}: is damaged" in message
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_damaged_picture(refused, train_words, data, tmp_path, workers):
+    """Also from a data worker the message comes alone, without the worker's traceback."""
+    folder = tmp_path / "data"
+    shutil.copytree(data["vqa"], folder)
+    picture = folder / "images" / "3.png"
+    good = picture.read_bytes()
+    # Header and end are whole, so that only decoding finds it, after the data was accepted.
+    middle = len(good) // 2
+    picture.write_bytes(good[:middle] + bytes(20) + good[middle + 20 :])
+    words = train_words(train=folder, num_workers=workers, max_steps=3, batch_size=4)
+    message = refused(*words)
+    assert message.startswith(f"error: {picture}: ")
+    assert "worker" not in message
 
 
 def test_prompt_without_a_place_for_the_question(refused, train_words):

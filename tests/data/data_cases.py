@@ -32,3 +32,8 @@ def vqa_file(folder: Path, *rows, name: str = "train.jsonl") -> Path:
     for stem in "ab":
         picture(folder / f"{stem}.png")
     return write_jsonl(folder / name, rows or [vqa_row()])
+
+
+def problems(report):
+    """(line, field, message) of each problem."""
+    return [(problem.line, problem.field, problem.message) for problem in report.problems]

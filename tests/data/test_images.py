@@ -8,6 +8,7 @@ import zlib
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
+from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
 from padapter.data import ImageError, open_image, verify_image
 from padapter.errors import UserError
@@ -197,6 +198,42 @@ def test_cmyk_with_and_without_a_profile():
         )
 
 
+def ink_profile():
+    """A CMYK profile under which only black ink can be seen: L* falls from 100 to 0 with K, a* and b* are 0.
+
+    ICC.1 (lut8Type): 4 inputs, 3 outputs (Lab), a grid of 2 points, of which K turns fastest.
+    """
+    identity = bytes(range(256))
+    matrix = struct.pack(">9i", 65536, 0, 0, 0, 65536, 0, 0, 0, 65536)
+    grid = bytes([255, 128, 128, 0, 128, 128]) * 8
+    lut = b"mft1\0\0\0\0" + bytes([4, 3, 2, 0]) + matrix + identity * 4 + grid + identity * 3
+    lut += b"\0" * (-len(lut) % 4)
+    d50 = struct.pack(">3i", 63190, 65536, 54061)
+    white = b"XYZ \0\0\0\0" + d50
+    start = 128 + 4 + 2 * 12
+    tags = struct.pack(">I", 2) + b"A2B0" + struct.pack(">2I", start, len(lut))
+    tags += b"wtpt" + struct.pack(">2I", start + len(lut), len(white))
+    header = struct.pack(">I4sI", start + len(lut) + len(white), b"", 0x02400000) + b"prtrCMYKLab "
+    header += struct.pack(">6H", 2020, 1, 1, 0, 0, 0) + b"acsp" + b"\0" * 28 + d50
+    return header.ljust(128, b"\0") + tags + lut + white
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
+def test_cmyk_goes_through_its_embedded_profile(kind):
+    inks = Image.new("CMYK", (24, 8), (255, 0, 0, 0))
+    inks.paste((0, 255, 255, 255), (8, 0, 16, 8))
+    inks.paste((0, 0, 255, 128), (16, 0, 24, 8))
+    options = {"quality": 100, "subsampling": 0} if kind == "JPEG" else {}
+    plain = open_image(encoded(inks, kind, **options))
+    assert plain.getpixel((4, 4))[0] < 5  # cyan without a profile
+    opened = open_image(encoded(inks, kind, icc_profile=ink_profile(), **options))
+    assert opened.mode == "RGB"
+    white, black, half = (opened.getpixel((x, 4)) for x in (4, 12, 20))
+    assert min(white) > 250
+    assert max(black) < 5
+    assert all(abs(value - 119) <= 4 for value in half)  # L* = 50 is sRGB 119
+
+
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])
 def test_animations_give_their_first_frame(kind):
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
@@ -233,6 +270,15 @@ def test_the_limit_can_be_set():
 @pytest.mark.parametrize("size", [(1, 1), (1, 3000), (5000, 1)])
 def test_extreme_sizes_are_fine(size):
     assert open_image(encoded(Image.new("L", size), "PNG")).size == size
+
+
+@pytest.mark.parametrize("size", [(1, 1), (4000, 1), (1, 4000)])
+def test_extreme_sizes_pass_through_an_image_processor(size):
+    processor = BlipImageProcessorPil(size={"height": 32, "width": 32}, image_mean=[0.5] * 3, image_std=[0.5] * 3)
+    image = open_image(encoded(Image.new("RGB", size, (255, 0, 0)), "PNG"))
+    pixels = np.asarray(processor(image, return_tensors="np")["pixel_values"])
+    assert pixels.shape == (1, 3, 32, 32)
+    assert np.allclose(pixels[0].mean((1, 2)), [1, -1, -1], atol=1e-5)
 
 
 def test_every_kind_of_source(tmp_path):

@@ -84,10 +84,11 @@ def test_config_is_resolved_and_reproduces_the_run(options, tmp_path):
 
 def test_predictions_are_complete_and_in_order(options, data):
     done = options(eval=data["vqa"])
-    train(done)
+    metrics = train(done).metrics
     lines = [json.loads(line) for line in (Path(done.output) / "predictions.jsonl").read_text().splitlines()]
     assert [line["id"] for line in lines] == [f"validation-{number}" for number in range(1, 11)]
     assert all({"text", "score", "question", "answers"} <= line.keys() for line in lines)
+    assert {line["rule"] for line in lines} == {metrics["scores"]["after"]["rule"]}
 
 
 def test_base_is_scored_unadapted_and_only_if_wanted(options, data, tmp_path):
@@ -110,12 +111,19 @@ def test_other_tasks_learn(options, data, task):
     assert losses[-1] < 0.7 * losses[0]
     scored = [line for line in log if any(name.startswith("eval_") for name in line)]
     assert [line["epoch"] for line in scored] == [6, 12]
+    assert [line["eval_rule"] for line in scored] == [metrics["scores"]["after"]["rule"]] * 2
     primary = metrics["primary_metric"]
     assert metrics["scores"]["after"]["metrics"][primary] == scored[-1][f"eval_{primary}"]
     if task == "entailment":
         assert metrics["asking"]["inference"] == "rank"
         kept = json.loads((Path(done.output) / "candidates.json").read_text())["candidates"]
         assert kept == ["incorrect", "correct"]
+        confusion = json.loads((Path(done.output) / "metrics.json").read_text())["scores"]["after"]["details"][
+            "confusion"
+        ]
+        assert {gold: sum(row.values()) for gold, row in confusion.items()} == {"entailment": 5, "contradiction": 5}
+        correct = sum(confusion[label][label] for label in confusion)
+        assert correct / 10 == metrics["scores"]["after"]["metrics"]["accuracy"]
 
 
 def test_a_run_is_not_overwritten_by_accident(options, tmp_path):

@@ -55,11 +55,16 @@ def predict_command(options: PredictOptions) -> None:
 
 def check_command(options: DataCheckOptions) -> None:
     """Report every problem of a data set at once: file, line, field and what is wrong. Exit code 1 if there is any."""
-    from padapter.data import check_data
-    from padapter.tasks import get_task
+    from padapter.data import check_data, infer_task
+    from padapter.tasks import TASKS, get_task
 
     _prepare(torch_too=False)
-    report: Report = check_data(options.data, get_task(options.task), split=options.split)
+    if options.task is None:
+        task = infer_task(options.data, TASKS.values(), split=options.split)
+        print(f"task: {task.name} (told from the field {task.fields[0].title})")
+    else:
+        task = get_task(options.task)
+    report: Report = check_data(options.data, task, split=options.split)
     print(report.format(limit=options.show))
     if not report.ok:
         raise typer.Exit(BAD_DATA)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from padapter.data.check import Problem, Report, check_data
 from padapter.data.convert import CONVERTERS, Conversion
 from padapter.data.images import IMAGE_SUFFIXES, MAX_PIXELS, ImageError, open_image, verify_image
+from padapter.data.infer import infer_task
 from padapter.data.load import LoadedData, load_data
 from padapter.data.schema import Field
 
@@ -19,6 +20,7 @@ __all__ = [
     "Problem",
     "Report",
     "check_data",
+    "infer_task",
     "load_data",
     "open_image",
     "verify_image",

@@ -29,7 +29,7 @@ class LoadedData:
             task's fields.
         name: A short name without machine paths.
         split: The split it stands for.
-        fingerprint: Equal for equal rows in equal order with pictures of equal size (see :func:`load_data`).
+        fingerprint: Equal for equal rows in equal order with equal pictures (see :func:`load_data`).
         report: What was found on the way.
     """
 
@@ -52,10 +52,12 @@ def load_data(
     """Load one split of a data set for a task.
 
     Pictures are looked at but not decoded (a cut-off file is found all the same, damage in its middle is not: that
-    is what ``padapter data check`` is for).
+    is what ``padapter data check`` is for). With ``skip_bad_rows`` every picture is decoded once: which rows are bad
+    has to be known before the first epoch.
 
     The fingerprint is a hash of the rows that are used (ids, clean texts, image names) and of each picture: its
-    bytes where it sits in a table, its file size where it is a file. It does not depend on where the data lie.
+    bytes where it sits in a table; of a file its size and its first and last 64 KiB. It does not depend on where the
+    data lie.
 
     Args:
         spec: A file beside its images, a folder, a ``datasets`` directory, a hub id or a built-in world.
@@ -74,7 +76,7 @@ def load_data(
     if limit is not None and limit < 1:
         raise UserError(f"limit is a whole number above 0; got {limit}.")
     source = open_source(spec, task.name, split=split, seed=seed)
-    report, examples = examine(source, task.fields, decode=False)
+    report, examples = examine(source, task.fields, decode=skip_bad_rows)
     fatal = any(problem.fatal for problem in report.problems)
     if report.problems and (fatal or not examples or not skip_bad_rows):
         raise UserError(_refusal(spec, task, report, skippable=bool(examples) and not fatal))

@@ -7,17 +7,18 @@ import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from padapter.data import Field, LoadedData, load_data
 from padapter.errors import UserError
+from padapter.evaluation.files import check_file, check_folder, output_problems
 from padapter.evaluation.predict import Asking, predict_rows, without_images
 from padapter.evaluation.results import peak_memory, provenance, write_json, write_jsonl
 from padapter.evaluation.source import load_source
 from padapter.options import EvalOptions, PredictOptions
-from padapter.tasks import Prediction, Task
+from padapter.tasks import Prediction, Scores, Task
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -36,6 +37,7 @@ class Evaluation:
         seconds: wall time of predicting and scoring.
         predictions: one answer per row, in the rows' order.
         per_item: row id to its own score, where the metric has one.
+        details: counts that are no scores, such as a confusion matrix; empty for most tasks.
     """
 
     metrics: dict[str, float]
@@ -44,11 +46,17 @@ class Evaluation:
     seconds: float
     predictions: list[Prediction]
     per_item: dict[str, float]
+    details: dict[str, Any] = field(default_factory=dict)
 
     def summary(self) -> dict[str, Any]:
         """What goes into ``metrics.json``."""
-        seconds = round(self.seconds, 3)
-        return {"metrics": self.metrics, "rule": self.rule, "rows": self.rows, "seconds": seconds}
+        return {
+            "metrics": self.metrics,
+            "rule": self.rule,
+            "details": self.details,
+            "rows": self.rows,
+            "seconds": round(self.seconds, 3),
+        }
 
 
 def evaluate(
@@ -71,7 +79,7 @@ def evaluate(
         asking: how answers are obtained.
         candidates: the closed set of answers, for ranking.
         output: JSONL file for the answers. They are written to ``<output>.partial`` as they come and, when all are
-            there, to ``output`` in the rows' order together with the references and the score of each.
+            there, to ``output`` in the rows' order together with the references, the score of each and its rule.
         title: stands beside the progress bar.
         quiet: no progress bar.
     """
@@ -89,7 +97,7 @@ def evaluate(
         )
     scores = task.score(predictions, data.dataset)
     if output is not None:
-        write_jsonl(output, _full_lines(predictions, data.dataset, scores.per_item))
+        write_jsonl(output, _full_lines(predictions, data.dataset, scores))
         partial_path(output).unlink()
     return Evaluation(
         metrics=dict(scores.metrics),
@@ -98,6 +106,7 @@ def evaluate(
         seconds=time.perf_counter() - start,
         predictions=predictions,
         per_item=dict(scores.per_item),
+        details=dict(scores.details),
     )
 
 
@@ -111,8 +120,15 @@ def evaluate_source(options: EvalOptions) -> dict[str, Any]:
         UserError: for anything wrong with the options, the run, the model or the data.
     """
     folder = Path(options.output) if options.output is not None else None
-    if folder is not None and (folder / "metrics.json").exists() and not options.overwrite:
-        raise UserError(f"--output: {folder} already holds results; choose another folder or give --overwrite")
+    with output_problems(folder):
+        return _evaluate_into(folder, options)
+
+
+def _evaluate_into(folder: Path | None, options: EvalOptions) -> dict[str, Any]:
+    if folder is not None:
+        if (folder / "metrics.json").exists() and not options.overwrite:
+            raise UserError(f"--output: {folder} already holds results; choose another folder or give --overwrite")
+        check_folder(folder)
     source = load_source(options, load_model=False)
     data = load_data(
         options.data, source.task, split=options.split, skip_bad_rows=options.skip_bad_rows, limit=options.limit
@@ -161,8 +177,15 @@ def predict_source(options: PredictOptions, stream: TextIO | None = None) -> lis
         UserError: for anything wrong with the options, the run, the model or the data.
     """
     output = Path(options.output) if options.output is not None else None
-    if output is not None and output.exists() and not options.overwrite:
-        raise UserError(f"--output: {output} exists; choose another file or give --overwrite")
+    with output_problems(output):
+        return _predict_into(output, options, stream)
+
+
+def _predict_into(output: Path | None, options: PredictOptions, stream: TextIO | None) -> list[Prediction]:
+    if output is not None:
+        if output.exists() and not options.overwrite:
+            raise UserError(f"--output: {output} exists; choose another file or give --overwrite")
+        check_file(output)
     source = load_source(options, load_model=False)
     rows = _rows_to_answer(options, source.task)
     source.load_model()
@@ -228,13 +251,12 @@ def _as_they_come(output: Path | None) -> Any:
         yield stream
 
 
-def _full_lines(
-    predictions: Sequence[Prediction], rows: Dataset, per_item: Mapping[str, float]
-) -> Iterable[dict[str, Any]]:
+def _full_lines(predictions: Sequence[Prediction], rows: Dataset, scores: Scores) -> Iterable[dict[str, Any]]:
     for prediction, row in zip(predictions, without_images(rows), strict=True):
         fields = {name: value for name, value in row.items() if name not in ("id", "text") and value is not None}
-        score = {"score": per_item[prediction.id]} if prediction.id in per_item else {}
-        yield {**as_line(prediction), **score, **fields}
+        score = scores.per_item.get(prediction.id)
+        scored = {} if score is None else {"score": score, "rule": scores.rule}
+        yield {**as_line(prediction), **scored, **fields}
 
 
 @dataclass(frozen=True)

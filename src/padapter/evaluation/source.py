@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,14 @@ import torch
 
 from padapter.backbones import Backbone, load_backbone
 from padapter.errors import UserError
+from padapter.evaluation.files import read_json
 from padapter.evaluation.predict import Asking, resolve_asking, with_prompt
 from padapter.methods import Method, get_method, method_of
 from padapter.options import SourceOptions, TrainOptions, options_from
 from padapter.tasks import Task, get_task
 
 FULL = "full"
+REMEDY = "name the candidates with --candidates FILE, or train the run anew"
 
 
 class Source:
@@ -128,7 +129,10 @@ def read_candidates(run: Path) -> list[str] | None:
     path = run / "candidates.json"
     if not path.exists():
         return None
-    return list(json.loads(path.read_text(encoding="utf-8"))["candidates"])
+    candidates = read_json(path, REMEDY).get("candidates")
+    if not isinstance(candidates, list) or not all(isinstance(word, str) for word in candidates):
+        raise UserError(f"{path}: is damaged ('candidates' is no list of texts); {REMEDY}")
+    return candidates
 
 
 def listed_candidates(path: str | None) -> list[str] | None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
+from padapter.errors import UserError
 from padapter.methods.options import parse_options
 
 if TYPE_CHECKING:
@@ -99,6 +100,27 @@ def listed(names: list[str], limit: int = 5) -> str:
     """Join the first few names for an error message."""
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more
+
+
+def read_weights(file: Path) -> dict[str, Any]:
+    """Read a safetensors file.
+
+    Args:
+        file: The file.
+
+    Returns:
+        Tensors by name, on the CPU.
+
+    Raises:
+        UserError: If the file cannot be read or is damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return dict(load_file(file))
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"'{file}' is damaged or cannot be read ({error}); restore it, or train again.") from error
 
 
 def differences(expected: dict[str, Any], found: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from padapter.errors import UserError
-from padapter.methods.base import Method, differences
+from padapter.methods.base import Method, differences, read_weights
 from padapter.methods.options import option
 
 if TYPE_CHECKING:
@@ -60,12 +60,10 @@ class Full(Method[FullOptions]):
 
 def _read(folder: Path) -> dict[str, Any]:
     """Read all weight files of a folder written by ``save_pretrained``, sharded or not."""
-    from safetensors.torch import load_file
-
     files = sorted(folder.glob("model*.safetensors"))
     if not files:
         raise UserError(f"'{folder}' has no model*.safetensors.")
     weights: dict[str, Any] = {}
     for file in files:
-        weights.update(load_file(file))
+        weights.update(read_weights(file))
     return weights

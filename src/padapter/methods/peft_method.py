@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from padapter.errors import UserError
-from padapter.methods.base import Method, differences
+from padapter.methods.base import Method, differences, read_weights
 
 if TYPE_CHECKING:
     from padapter.backbones import Backbone
@@ -68,7 +68,6 @@ class PeftMethod(Method[OptionsT]):
     def load(self, backbone: Backbone, directory: str | Path, trainable: bool = False) -> None:
         """See :meth:`Method.load`."""
         from peft import PeftConfig, get_peft_model_state_dict, set_peft_model_state_dict
-        from safetensors.torch import load_file
 
         _refuse_adapted(backbone, self.name)
         self.prepare()
@@ -78,9 +77,9 @@ class PeftMethod(Method[OptionsT]):
         _warn_other_base(config.base_model_name_or_path, backbone.name, folder)
         config.base_model_name_or_path = None  # set by _wrap; PEFT would warn that the name changes
         config.inference_mode = not trainable
+        found = read_weights(folder / WEIGHTS)
         self._wrap(backbone, config)
         wrapped: Any = backbone.model
-        found = load_file(folder / WEIGHTS)
         room = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
         problem = differences(room, found)
         if problem:
@@ -139,7 +138,7 @@ def adapter_type(folder: Path) -> str:
         raise UserError(f"'{folder}' is not an adapter: {CONFIG} is needed, and the folder {what}.")
     try:
         return str(json.loads(path.read_text(encoding="utf-8"))["peft_type"])
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"'{path}' is not a PEFT adapter config: {error!r}.") from error
 
 
@@ -152,8 +151,20 @@ def targets(text: str | None) -> list[str] | str | None:
 
     Returns:
         What PEFT takes as ``target_modules``.
+
+    Raises:
+        UserError: If the regular expression is none.
     """
-    if text is None or re.search(r"[^\w.,\s-]", text):
+    if text is None:
+        return None
+    if re.search(r"[^\w.,\s-]", text):
+        try:
+            re.compile(text)
+        except (re.error, OverflowError) as error:
+            raise UserError(
+                f"--set target_modules: {text!r} is not a valid regular expression ({error}); "
+                "correct it, or give module names separated by commas"
+            ) from error
         return text
     return [name.strip() for name in text.split(",") if name.strip()]
 

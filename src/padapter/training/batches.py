@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from padapter.data import open_image
+from padapter.errors import UserError
 from padapter.tasks import Task
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
     from padapter.backbones import Backbone
+
+# Stands in a batch instead of the tensors when a data worker met a person's mistake.
+FAILURE = "failure"
 
 
 class Rows(torch.utils.data.Dataset[dict[str, Any]]):
@@ -41,13 +45,26 @@ class Collator:
         self.backbone = backbone
         self.task = task
 
-    def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Collate rows.
 
         Returns:
             ``pixel_values`` (I, 3, h, w), ``image_index`` (S,), ``input_ids``, ``attention_mask`` and ``labels``
-            (S, L), ``weights`` (S,): I pictures, S sequences (one per distinct target), L tokens.
+            (S, L), ``weights`` (S,): I pictures, S sequences (one per distinct target), L tokens. In a data worker,
+            a mistake in the data is returned as a batch that :func:`raise_failures` raises in the parent process: an
+            exception would arrive there with the worker's traceback as its message.
+
+        Raises:
+            UserError: for a picture that cannot be used; in the parent process only.
         """
+        if torch.utils.data.get_worker_info() is None:
+            return self._collate(rows)
+        try:
+            return self._collate(rows)
+        except UserError as problem:
+            return {FAILURE: str(problem)}
+
+    def _collate(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
         from padapter.backbones import TrainingExample
 
         examples = [
@@ -59,6 +76,17 @@ class Collator:
             for row in rows
         ]
         return self.backbone.collate(examples)
+
+
+def raise_failures(batches: Iterable[dict[str, Any]]) -> None:
+    """Raise what a data worker could only return.
+
+    Raises:
+        UserError: with the worker's own message.
+    """
+    for batch in batches:
+        if FAILURE in batch:
+            raise UserError(batch[FAILURE])
 
 
 class EpochSampler(torch.utils.data.Sampler[int]):

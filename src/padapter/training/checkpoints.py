@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from padapter.evaluation.files import read_json
+
 NAME = re.compile(r"^checkpoint-(\d+)$")
 STATE = "padapter.json"
 
@@ -68,7 +70,7 @@ def write_state(folder: Path, state: dict[str, Any]) -> None:
 
 def read_state(folder: Path) -> dict[str, Any]:
     """Read what :func:`write_state` wrote."""
-    return dict(json.loads((folder / STATE).read_text(encoding="utf-8")))
+    return read_json(folder / STATE, f"delete {folder} to resume from the checkpoint before it")
 
 
 def _to_disk(path: Path) -> None:

@@ -18,6 +18,7 @@ from padapter.backbones import Backbone, load_backbone
 from padapter.data import LoadedData, load_data
 from padapter.errors import UserError
 from padapter.evaluation.evaluate import Evaluation, describe_data, evaluate
+from padapter.evaluation.files import output_problems
 from padapter.evaluation.predict import Asking, resolve_asking, with_prompt
 from padapter.evaluation.results import peak_memory, provenance, write_json, write_text
 from padapter.evaluation.source import place, weights_folder
@@ -72,7 +73,8 @@ def train(options: TrainOptions) -> TrainReport:
     """
     folder = RunFolder(options.output)
     try:
-        return _Run(options, folder).go()
+        with output_problems(folder.path):
+            return _Run(options, folder).go()
     except UserError:
         folder.discard_unless_trained()
         raise
@@ -236,9 +238,9 @@ class _Run:
                 state=lambda: {"train_fingerprint": train_data.fingerprint, "timer": timer.state()},
             )
 
-            def score() -> dict[str, float]:
+            def score() -> dict[str, Any]:
                 result = self._score(backbone, eval_data, candidates, None, "", quiet=True)
-                return result.metrics if result is not None else {}
+                return {**result.metrics, "rule": result.rule} if result is not None else {}
 
             self._run_trainer(
                 module,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 from padapter.errors import UserError
+from padapter.evaluation.files import check_folder, read_json
 from padapter.evaluation.results import write_json, write_text
 from padapter.options import TrainOptions, flag_of, options_from, to_plain
 from padapter.training.checkpoints import complete_checkpoints
@@ -57,6 +57,7 @@ class RunFolder:
 
         Raises:
             UserError: saying which folder or which fields, and what to do.
+            OSError: when the folder cannot be made or written.
         """
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"--output: {self.path} is a file; give a folder")
@@ -67,6 +68,7 @@ class RunFolder:
                 f"--output: {self.path} is not empty; choose another folder, give --resume to continue the run in it, "
                 "or --overwrite to start anew"
             )
+        check_folder(self.path)
 
     def begin(self, options: TrainOptions) -> None:
         """Make the folder ready; a run that starts anew removes the files of the old one, and only those."""
@@ -103,7 +105,7 @@ class RunFolder:
         """What ``metrics.json`` says so far."""
         if not self.metrics.exists():
             return {}
-        return dict(json.loads(self.metrics.read_text(encoding="utf-8")))
+        return read_json(self.metrics, "delete it to resume without it, or start anew with --overwrite")
 
     def add_metrics(self, **entries: Any) -> dict[str, Any]:
         """Add entries to ``metrics.json`` and return all of it."""

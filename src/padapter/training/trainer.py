@@ -13,7 +13,7 @@ from torch.utils.data import Sampler
 from transformers import Seq2SeqTrainer, TrainerControl
 from transformers.trainer_callback import ExportableState
 
-from padapter.training.batches import Collator, EpochSampler, Rows
+from padapter.training.batches import Collator, EpochSampler, Rows, raise_failures
 from padapter.training.callbacks import EpochOrder
 from padapter.training.checkpoints import rotate, write_state, written_whole
 
@@ -49,7 +49,7 @@ class AdapterTrainer(Seq2SeqTrainer):
         module: maps a batch to ``{"loss": ...}``.
         reduction: how that loss is averaged, ``sequence`` or ``token``.
         checkpoints: how to write a checkpoint.
-        score: computes the scores during training; ``None`` if there is nothing to score on.
+        score: computes the scores during training, with their ``rule``; ``None`` if there is nothing to score on.
         args: transformers' training arguments.
         collator: rows to batch.
         rows: training rows.
@@ -64,7 +64,7 @@ class AdapterTrainer(Seq2SeqTrainer):
         *,
         reduction: str,
         checkpoints: CheckpointWriter,
-        score: Callable[[], dict[str, float]] | None,
+        score: Callable[[], dict[str, Any]] | None,
         args: Any,
         collator: Collator,
         rows: Rows,
@@ -95,6 +95,8 @@ class AdapterTrainer(Seq2SeqTrainer):
         return [name for name, value in model.named_parameters() if value.ndim >= 2]
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
+        # Where the parent process first sees the batches of a step.
+        raise_failures(batch_samples)
         return sum(batch_units(batch, self.reduction) for batch in batch_samples)
 
     def compute_loss(
@@ -111,7 +113,7 @@ class AdapterTrainer(Seq2SeqTrainer):
             loss = loss * (batch_units(inputs, self.reduction) / float(num_items_in_batch))
         return (loss, outputs) if return_outputs else loss
 
-    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Score as the task scores; the base class would compute a loss."""
         if self.score is None:
             raise ValueError("there is no evaluation data")
