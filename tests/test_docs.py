@@ -40,11 +40,15 @@ def test_there_is_something_to_run():
     assert len(command_lines()) >= 8
 
 
-@pytest.mark.parametrize(("document", "line", "code"), blocks("python"))
-def test_python_blocks_run(document, line, code, tmp_path, monkeypatch):
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_python_blocks_run(document, tmp_path, monkeypatch):
+    """The blocks of a page run one after the other, as a reader would type them."""
     monkeypatch.chdir(tmp_path)
-    padded = "\n" * (line - 1) + code  # so that a traceback shows the line of the document
-    exec(compile(padded, str(document), "exec"), {"__name__": "__main__"})
+    namespace = {"__name__": "__main__"}
+    for found, line, code in (parameter.values for parameter in blocks("python")):
+        if found == document:
+            padded = "\n" * (line - 1) + code  # so that a traceback shows the line of the document
+            exec(compile(padded, str(document), "exec"), namespace)
 
 
 @pytest.mark.parametrize("command", command_lines())
