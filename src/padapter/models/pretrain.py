@@ -77,6 +77,8 @@ class Lessons(Dataset[Lesson]):
         return self.steps * self.batch_size
 
     def __getitem__(self, index: int) -> Lesson:
+        if not 0 <= index < len(self):  # what ends a plain `for` over a sequence
+            raise IndexError(f"lesson {index} of {len(self)}")
         step = index // self.batch_size
         return lesson(index, late=3 * step >= 2 * self.steps)
 
