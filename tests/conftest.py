@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -44,6 +44,13 @@ def build_tiny_blip(seed: int = 0) -> BlipForConditionalGeneration:
         projection_dim=16,
     )
     return BlipForConditionalGeneration(config).eval()
+
+
+@pytest.fixture(autouse=True)
+def _ordinary_floats() -> Iterator[None]:
+    """Undo what the command line sets for its own process: it flushes denormal numbers to zero."""
+    yield
+    torch.set_flush_denormal(False)
 
 
 @pytest.fixture(scope="session")

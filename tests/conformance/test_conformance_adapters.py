@@ -130,9 +130,9 @@ def test_mixed_batch_generates_as_one_by_one(two, batch, beams):
 
 def test_mixed_batch_refuses_what_does_not_fit(case, two, batch, helpers):
     model = two[0]
-    with pytest.raises(UserError, match=r"3 names.*batch of 2 rows"):
+    with pytest.raises(UserError, match=r"3 names.*batch has 2 samples"):
         helpers.logits(model, batch, adapter_names=["default", "second", "default"])
-    with pytest.raises(UserError, match=r"1 names.*batch of 2 rows"):
+    with pytest.raises(UserError, match=r"1 names.*batch has 2 samples"):
         helpers.logits(model, batch, adapter_names=["default"])
     with pytest.raises(UserError, match="unknown adapters: nobody"):
         helpers.logits(model, batch, adapter_names=["default", "nobody"])

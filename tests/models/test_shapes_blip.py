@@ -16,6 +16,7 @@ from padapter.models.pretrain import (
     Student,
     lesson,
     pretrain,
+    taught_tokens,
 )
 from padapter.models.shapes_blip import build_config, build_model, build_processor
 from padapter.models.vocabulary import SPECIAL, vocabulary
@@ -102,10 +103,30 @@ def test_the_last_third_asks_more_and_describes_less():
 def test_loss_is_the_mean_over_target_tokens(processor):
     model = build_model().eval()
     batch = Collator(processor)([lesson(i) for i in range(3)])
-    loss = Student(model)(**batch)["caption_loss"]
+    every = torch.ones(len(processor.tokenizer), dtype=torch.bool)
+    loss = Student(model, every)(**batch)["caption_loss"]
     states = model.vision_model(pixel_values=batch["pixel_values"]).last_hidden_state.repeat_interleave(2, 0)
     expected = model.text_decoder(batch["long_ids"], encoder_hidden_states=states, labels=batch["long_labels"]).loss
     torch.testing.assert_close(loss, expected)
+
+
+def test_words_never_taught_get_no_gradient_at_the_output(processor):
+    taught = taught_tokens(processor)
+    model = build_model()
+    Student(model, taught)(**Collator(processor)([lesson(0), lesson(1)]))["loss"].backward()
+    bias = model.text_decoder.cls.predictions.bias.grad
+    assert not bias[~taught].any()
+    assert bias[taught].all()
+
+
+def test_every_token_of_a_lesson_is_taught(processor):
+    taught = taught_tokens(processor)
+    for index in range(5000, 5400):
+        batch = Collator(processor)([lesson(index, late=index % 3 == 0)])
+        for group in ("long", "short"):
+            labels = batch[f"{group}_labels"]
+            assert taught[labels[labels >= 0]].all()
+    assert 40 < taught.sum() < 80
 
 
 def test_a_stopped_pretraining_continues_to_the_same_weights(tmp_path, monkeypatch):
