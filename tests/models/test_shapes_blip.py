@@ -15,8 +15,9 @@ from padapter.models.pretrain import (
     Lessons,
     Student,
     lesson,
+    lesson_tokens,
+    level_untaught,
     pretrain,
-    taught_tokens,
 )
 from padapter.models.shapes_blip import build_config, build_model, build_processor
 from padapter.models.vocabulary import SPECIAL, vocabulary
@@ -110,23 +111,37 @@ def test_loss_is_the_mean_over_target_tokens(processor):
     torch.testing.assert_close(loss, expected)
 
 
-def test_words_never_taught_get_no_gradient_at_the_output(processor):
-    taught = taught_tokens(processor)
+def test_words_never_said_get_no_gradient_at_the_output(processor):
+    _, said = lesson_tokens(processor)
     model = build_model()
-    Student(model, taught)(**Collator(processor)([lesson(0), lesson(1)]))["loss"].backward()
+    Student(model, said)(**Collator(processor)([lesson(0), lesson(1)]))["loss"].backward()
     bias = model.text_decoder.cls.predictions.bias.grad
-    assert not bias[~taught].any()
-    assert bias[taught].all()
+    assert not bias[~said].any()
+    assert bias[said].all()
 
 
-def test_every_token_of_a_lesson_is_taught(processor):
-    taught = taught_tokens(processor)
+def test_words_of_no_lesson_become_as_long_as_the_others_and_keep_their_direction(processor):
+    seen, said = lesson_tokens(processor)
+    assert (seen | ~said).all()
+    model = build_model()
+    table = model.text_decoder.get_input_embeddings().weight
+    before = table.detach().clone()
+    level_untaught(model, seen, said)
+    assert torch.equal(table[seen], before[seen])
+    lengths = table[~seen].norm(dim=-1)
+    torch.testing.assert_close(lengths, before[said].norm(dim=-1).mean().expand_as(lengths))
+    torch.testing.assert_close(torch.cosine_similarity(table[~seen], before[~seen]), torch.ones_like(lengths))
+
+
+def test_every_token_of_a_lesson_is_known_beforehand(processor):
+    seen, said = lesson_tokens(processor)
     for index in range(5000, 5400):
         batch = Collator(processor)([lesson(index, late=index % 3 == 0)])
         for group in ("long", "short"):
             labels = batch[f"{group}_labels"]
-            assert taught[labels[labels >= 0]].all()
-    assert 40 < taught.sum() < 80
+            assert said[labels[labels >= 0]].all()
+            assert seen[batch[f"{group}_ids"]].all()
+    assert 40 < said.sum() < seen.sum() < 100
 
 
 def test_a_stopped_pretraining_continues_to_the_same_weights(tmp_path, monkeypatch):

@@ -117,36 +117,49 @@ class Collator:
         return ids, labels
 
 
-def taught_tokens(processor: Any, lessons: int = 1000) -> Tensor:
-    """Which tokens the lessons ever ask the model to say, as a boolean mask (V,).
+def lesson_tokens(processor: Any, lessons: int = 1000) -> tuple[Tensor, Tensor]:
+    """Which tokens the lessons contain at all, and which of them they ask the model to say: boolean masks (V,).
 
     Found by reading the first ``lessons`` of them: the rarest such word occurs in more than one lesson of a hundred.
     """
     tokenizer = processor.tokenizer
-    targets = {target for index in range(lessons) for pairs in _texts_of(index) for _, target in pairs}
-    ids = tokenizer(" ".join(sorted(targets)), add_special_tokens=False).input_ids
-    taught = torch.zeros(len(tokenizer), dtype=torch.bool)
-    taught[[tokenizer.sep_token_id, *ids]] = True
-    return taught
+    pairs: set[Pair] = set()
+    for index in range(lessons):
+        known = lesson(index, late=index % 2 == 0)
+        pairs.update((*known.long, *known.short))
+
+    def mask(texts: set[str], *special: int) -> Tensor:
+        found = torch.zeros(len(tokenizer), dtype=torch.bool)
+        found[[*special, *tokenizer(" ".join(sorted(texts)), add_special_tokens=False).input_ids]] = True
+        return found
+
+    said = mask({target for _, target in pairs}, tokenizer.sep_token_id)
+    return said | mask({prompt for prompt, _ in pairs}, *tokenizer.all_special_ids), said
 
 
-def _texts_of(index: int) -> tuple[tuple[Pair, ...], ...]:
-    known = lesson(index, late=index % 2 == 0)
-    return known.long, known.short
+def level_untaught(model: BlipForConditionalGeneration, seen: Tensor, said: Tensor) -> None:
+    """Give the embeddings of words that no lesson contains the mean length of those the model has learnt to say.
+
+    They are random directions, and output rows too: left at their small initial length they would be harder to say
+    than any other word, however well an adaptation has learnt when to say them.
+    """
+    table = model.text_decoder.get_input_embeddings().weight
+    with torch.no_grad():
+        table[~seen] *= table[said].norm(dim=-1).mean() / table[~seen].norm(dim=-1, keepdim=True)
 
 
 class Student(nn.Module):
     """The model with the pre-training loss: mean over caption tokens plus mean over answer tokens.
 
-    The softmax runs over the ``taught`` tokens (V,) alone. Over the whole vocabulary it would push the output rows of
-    all words that never occur in one and the same direction, where a later adaptation cannot tell them apart (they are
-    the input embeddings too).
+    The softmax runs over the tokens that are ever ``said`` (V,) alone. Over the whole vocabulary it would push the
+    output rows of all words that never occur in one and the same direction, where a later adaptation cannot tell them
+    apart (they are the input embeddings too).
     """
 
-    def __init__(self, model: BlipForConditionalGeneration, taught: Tensor) -> None:
+    def __init__(self, model: BlipForConditionalGeneration, said: Tensor) -> None:
         super().__init__()
         self.model = model
-        self.register_buffer("untaught", ~taught, persistent=False)
+        self.register_buffer("unsaid", ~said, persistent=False)
 
     def forward(
         self,
@@ -170,7 +183,7 @@ class Student(nn.Module):
         ).last_hidden_state[:, :-1]
         targets = labels[:, 1:]
         kept = targets != -100  # project only what is scored to the vocabulary
-        scores = self.model.text_decoder.cls(hidden[kept]).masked_fill(self.untaught, -torch.inf)
+        scores = self.model.text_decoder.cls(hidden[kept]).masked_fill(self.unsaid, -torch.inf)
         return cross_entropy(scores, targets[kept])
 
 
@@ -202,8 +215,9 @@ def pretrain(output: Path, steps: int, batch_size: int, learning_rate: float, sa
         the directory of the finished model, in transformers format, half precision.
     """
     model, processor = build_model(), build_processor()
+    seen, said = lesson_tokens(processor)
     trainer = PretrainingTrainer(
-        model=Student(model, taught_tokens(processor)),
+        model=Student(model, said),
         args=TrainingArguments(
             output_dir=str(output),
             max_steps=steps,
@@ -227,6 +241,7 @@ def pretrain(output: Path, steps: int, batch_size: int, learning_rate: float, sa
     )
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(output)) if output.is_dir() else None)
     trainer.save_state()
+    level_untaught(model, seen, said)
     final = output / "shapes-blip"
     model.half().save_pretrained(final)
     model.config.dtype = torch.float32  # half precision is for the file: transformers loads it as float32
