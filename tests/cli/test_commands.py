@@ -95,7 +95,7 @@ def test_ranking_listed_candidates(command, model, data, tmp_path):
 def test_entailment_ranks_the_labels_of_the_data(command, model, data):
     shown = command("eval", "--model", model, "--task", "entailment", "--data", data["entailment"], "--quiet")
     assert "inference by rank" in shown
-    assert "accuracy[label=entailment]" in shown
+    assert "  label=entailment " in shown
 
 
 def test_data_check(command, data, tmp_path):

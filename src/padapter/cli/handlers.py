@@ -118,8 +118,14 @@ def _print_scores(
     for name, value in after["metrics"].items():
         old = before["metrics"].get(name) if before else None
         # Text, since a name such as accuracy[label=true] would be read as markup.
-        table.add_row(Text(name), Text(after["rule"]), *_cells(value, old, compare))
+        table.add_row(Text(_short(name)), Text(after["rule"]), *_cells(value, old, compare))
     Console(soft_wrap=False, highlight=False).print(table)
+
+
+def _short(metric: str) -> str:
+    """A metric as a line of a table: ``accuracy[label=true]`` stands below ``accuracy`` as ``label=true``."""
+    part = re.fullmatch(r"[^\[]+\[(.*)\]", metric)
+    return metric if part is None else f"  {part[1]}"
 
 
 def _print_notes(metrics: Mapping[str, Any]) -> None:
