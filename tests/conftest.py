@@ -5,11 +5,16 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from transformers import BlipConfig, BlipForConditionalGeneration
 
 import padapter.tuners
 
 padapter.tuners.register()
+
+# Tests assert behaviour, not time: a busy machine must not fail them.
+settings.register_profile("padapter", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("padapter")
 
 WIDTH, HEADS, LAYERS, VOCABULARY = 32, 4, 2, 40
 
