@@ -236,7 +236,7 @@ class TrainOptions(InferenceOptions):
     num_workers: int = option(0, help="Processes that open and collate images.")
     log_every: int = option(10, help="Optimizer steps between two lines of the log.")
     eval_every: str = option(NEVER, metavar="never|epoch|STEPS", help="When to score during training.")
-    save_every: str = option(EPOCH, metavar="never|epoch|STEPS", help="When to write a checkpoint.")
+    save_every: str = option("100", metavar="never|epoch|STEPS", help="When to write a checkpoint.")
     keep_checkpoints: int = option(1, help="How many of the latest checkpoints to keep.")
     score_base: bool = option(True, help="Score the unadapted model first, so that the gain shows.")
     resume: bool = option(False, in_yaml=False, help="Continue RUN from its last complete checkpoint.")
@@ -427,4 +427,6 @@ def resume_config(cls: type[Any], given: dict[str, Any]) -> Path | None:
     if cls is not TrainOptions or not given.get("resume") or given.get("output") is None:
         return None
     config = Path(given["output"]) / "config.yaml"
+    if not config.is_file() and given.get("task") is None:
+        raise refuse("--resume", f"{given['output']} holds no run (there is no config.yaml)")
     return config if config.is_file() else None

@@ -140,7 +140,9 @@ def test_plain_options_survive_yaml(tmp_path):
 
 def test_resume_takes_the_runs_own_recipe(tmp_path):
     given = {"resume": True, "output": str(tmp_path)}
-    assert resume_config(TrainOptions, given) is None
+    assert resume_config(TrainOptions, {**given, "task": "vqa"}) is None
+    with pytest.raises(UserError, match=r"--resume.*holds no run"):
+        resume_config(TrainOptions, given)
     (tmp_path / "config.yaml").write_text("{}")
     assert resume_config(TrainOptions, given) == tmp_path / "config.yaml"
     assert resume_config(TrainOptions, {**given, "resume": None}) is None

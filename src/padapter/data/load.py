@@ -94,10 +94,11 @@ def load_data(
 def _refusal(spec: str, task: DataTask, report: Report, *, skippable: bool) -> str:
     shown = report.problems[:_SHOWN_PROBLEMS]
     rows = f"{report.bad} of {report.rows} rows cannot be used" if report.rows else "the data cannot be used"
-    lines = [f"{spec}: {rows}; {len(report.problems)} problems:"]
+    found = len(report.problems)
+    lines = [f"{spec}: {rows}; {found} {'problem' if found == 1 else 'problems'}:"]
     lines += [f"  {problem}" for problem in shown]
-    if len(report.problems) > len(shown):
-        lines.append(f"  ... and {len(report.problems) - len(shown)} more")
+    if found > len(shown):
+        lines.append(f"  ... and {found - len(shown)} more")
     lines += [f"  note: {note}" for note in report.notes if "no image could be used" in note]
     advice = f"`padapter data check {spec} --task {task.name}` lists every problem"
     lines.append(f"{advice}; --skip-bad-rows (skip_bad_rows=True) goes on without them." if skippable else f"{advice}.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -81,6 +82,8 @@ def train(options: TrainOptions) -> TrainReport:
     except KeyboardInterrupt as stop:
         if not folder.config.exists():
             raise
+        if folder.metrics.exists():
+            folder.add_metrics(status="interrupted")
         command = f"padapter train --resume --output {folder.path}"
         raise Interrupted(f"interrupted; continue with: {command}") from stop
 
@@ -104,6 +107,8 @@ class _Run:
         train_data, eval_data = self._load_data()
         checkpoint = self.folder.last_checkpoint() if self.options.resume else None
         self._check_data(checkpoint, train_data)
+        if self.options.resume and checkpoint is None and not self.options.quiet:
+            print(f"{self.folder.path} has no checkpoint yet: training starts from its first step", file=sys.stderr)
         backbone = self._load_backbone()
         self.folder.begin(self.options)
         candidates = self._candidates(train_data)
