@@ -52,8 +52,9 @@ def build_tiny_blip(seed: int = 0) -> BlipForConditionalGeneration:
 
 
 @pytest.fixture(autouse=True)
-def _ordinary_floats() -> Iterator[None]:
-    """Undo what the command line sets for its own process: it flushes denormal numbers to zero."""
+def _same_start() -> Iterator[None]:
+    """Make a test independent of those before it: seed torch; undo that the command line flushes denormal numbers."""
+    torch.manual_seed(0)
     yield
     torch.set_flush_denormal(False)
 

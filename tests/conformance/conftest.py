@@ -48,6 +48,7 @@ def disturb(model: torch.nn.Module, seed: int = 0) -> None:
 @pytest.fixture
 def adapted(case: Case, tiny_blip: torch.nn.Module) -> PeftModel:
     """A tiny BLIP with one adapter, called ``default``, that is not the identity."""
+    torch.manual_seed(0)
     model = get_peft_model(tiny_blip, case.config()).eval()
     disturb(model)
     return model
