@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import re
 import sys
 
 import pytest
@@ -18,13 +19,14 @@ from padapter.architectures import (
     Architecture,
     AttentionRow,
     FeedForwardRow,
-    Targets,
     architectures,
+    as_pattern,
+    default_sites,
     find_sites,
     register_architecture,
     unregister_architecture,
 )
-from padapter.architectures.table import default_targets, resolve
+from padapter.architectures.sites import resolve
 from padapter.errors import UserError
 from padapter.functional import metric_factor, p_laplacian_attention_reference
 from padapter.tuners import BottleneckConfig, PAdapterConfig
@@ -98,7 +100,6 @@ TOY = Architecture(
     name="toy",
     attention=(row("ToyAttention", False), row("ToyCausalAttention", True)),
     feed_forward=(FeedForwardRow("ToyLayer", input="fc1", output="fc2"),),
-    targets={"toy": Targets(r"layers\.{layer}\.attn\.o_proj", r"layers\.{layer}\.fc2")},
 )
 
 
@@ -277,16 +278,36 @@ def test_rows_that_do_not_fit_the_model():
 
 
 def test_a_subclass_is_not_taken_for_its_parent():
-    class ToyWindowed(ToyAttention):
-        pass
+    class ToyWindowedAttention(ToyAttention):
+        def forward(self, x, mask=None):
+            return super().forward(x, mask)
 
-    with pytest.raises(UserError, match=r"'layers.0.attn.o_proj' \(Linear\) is not the output projection"):
-        get_peft_model(Toy(ToyWindowed), PAdapterConfig())
+    with pytest.raises(UserError, match=r"for Toy: .*ToyWindowedAttention.*register_architecture"):
+        get_peft_model(Toy(ToyWindowedAttention), PAdapterConfig())
+
+
+def test_unknown_attention_of_the_usual_shape_is_read_by_the_generic_rule():
+    class ElsewhereAttention(ToyAttention):
+        pass  # inherits a forward that calls the attention interface
+
+    model = Toy(ElsewhereAttention)
+    sites = find_sites(model)
+    row = sites["layers.0.attn.o_proj"].row
+    assert (row.query, row.value, row.output, row.decoder, row.node_query) == (
+        "q_proj",
+        "v_proj",
+        "o_proj",
+        False,
+        None,
+    )
+    get_peft_model(model, PAdapterConfig())
 
 
 def test_default_targets_by_layer():
-    assert default_targets("toy", attention=True, feed_forward=False, layers=[3, 1]) == (
-        r"(?:layers\.(?:1|3)\.attn\.o_proj)"
-    )
-    assert default_targets("nobody", attention=True, feed_forward=True) is None
+    model = Toy()
+    chosen = default_sites(find_sites(model), attention=True, feed_forward=False, where=["decoder"], layers=[1])
+    assert chosen == ["layers.1.attn.o_proj"]
+    pattern = as_pattern(chosen, [name for name, _ in model.named_modules()])
+    assert re.fullmatch(pattern, "layers.1.attn.o_proj")
+    assert not re.fullmatch(pattern, "layers.0.attn.o_proj")
     assert sys.modules[ToyAttention.__module__].eager_attention_forward is eager_attention_forward

@@ -62,7 +62,7 @@ def test_text_encoder_by_name(tiny_blip):
 
 def test_unknown_model_type_asks_for_targets():
     for config in (PAdapterConfig(), BottleneckConfig()):
-        with pytest.raises(UserError, match=r"model type 'custom' \(known: blip, .*target_modules"):
+        with pytest.raises(UserError, match=r"no default `target_modules` for Sequential.*none.*register_arch"):
             get_peft_model(nn.Sequential(nn.Linear(2, 2)), config)
 
 
@@ -155,3 +155,9 @@ torch.testing.assert_close(model(**batch).logits, expected, atol=1e-6, rtol=1e-6
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_an_adapter_added_in_evaluation_mode_does_not_train(tiny_blip):
+    model = get_peft_model(tiny_blip, BottleneckConfig(location="attention"), "a").eval()
+    model.add_adapter("b", BottleneckConfig(location="feedforward"))
+    assert not any(module.training for module in model.modules())

@@ -10,13 +10,12 @@ To use the adapters on a model that is not in the table::
                                 num_heads="num_heads", decoder=True),),
     ))
 
-The node features of the queries are the ``query`` handed to the attention function. Models with rotary embeddings,
-whose features are the query before rotation, need a shim that hands ``node_query`` to `p_adapter_attention`.
+A module that calls transformers' attention interface and has projections of the usual names needs no row: the generic
+rule (:mod:`padapter.architectures.generic`) reads it.
 """
 
 from __future__ import annotations
 
-from padapter.architectures.blip import BLIP
 from padapter.architectures.interface import (
     ATTENTION_NAME,
     AttentionAdapter,
@@ -27,24 +26,27 @@ from padapter.architectures.interface import (
     detach,
     p_adapter_attention,
 )
+from padapter.architectures.language import BERT, DECODERS, ENCODER_DECODERS, KOSMOS2
+from padapter.architectures.node_query import PackedSlice
+from padapter.architectures.shimmed import BLIP, GIT, TROCR
+from padapter.architectures.sites import AttentionSite, FeedForwardSite, Site, describe_sites, find_sites
 from padapter.architectures.table import (
+    PARTS,
     Architecture,
     AttentionRow,
-    AttentionSite,
     FeedForwardRow,
-    FeedForwardSite,
-    Site,
-    Targets,
+    NodeQuery,
     architectures,
-    default_targets,
-    describe_rows,
-    find_sites,
     register_architecture,
     unregister_architecture,
 )
+from padapter.architectures.targets import WHERE, as_pattern, default_sites
+from padapter.architectures.vision import CONNECTORS, VISION
 
 __all__ = [
     "ATTENTION_NAME",
+    "PARTS",
+    "WHERE",
     "Architecture",
     "AttentionAdapter",
     "AttentionCall",
@@ -54,12 +56,14 @@ __all__ = [
     "FeedForwardRow",
     "FeedForwardSite",
     "InterfaceShim",
+    "NodeQuery",
+    "PackedSlice",
     "Site",
-    "Targets",
     "architectures",
+    "as_pattern",
     "attach",
-    "default_targets",
-    "describe_rows",
+    "default_sites",
+    "describe_sites",
     "detach",
     "find_sites",
     "p_adapter_attention",
@@ -67,4 +71,5 @@ __all__ = [
     "unregister_architecture",
 ]
 
-register_architecture(BLIP)
+for _architecture in (BLIP, GIT, TROCR, DECODERS, ENCODER_DECODERS, BERT, KOSMOS2, VISION, CONNECTORS):
+    register_architecture(_architecture)

@@ -19,14 +19,16 @@ from torch import nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import output_capturing
 
-from padapter.architectures.table import AttentionSite
+from padapter.architectures.node_query import NodeQueryTap, PackedSlice
+from padapter.architectures.sites import AttentionSite
 from padapter.errors import UserError
 
 ATTENTION_NAME = "p_adapter"
 _LAYER = "_padapter_layer"
+_TAP = "_padapter_node_query"
 
-# Arguments of attention functions that change the scores beyond scale and mask.
-_CHANGE_SCORES = ("softcap", "s_aux", "position_bias", "head_mask")
+# Arguments of attention functions that change the scores beyond scale, mask and additive bias.
+_CHANGE_SCORES = ("softcap", "s_aux", "head_mask")
 
 PlainAttention = Callable[[], tuple[torch.Tensor, "torch.Tensor | None"]]
 
@@ -46,6 +48,7 @@ class AttentionCall:
         plain: runs the module's own attention; gives its context (B, N1, H, dh) and its weights, if it has them.
         need_weights: whether somebody records the attention weights of this call.
         node_query: (B, H, N1, dh), features of the query nodes; None for the query itself.
+        packed: which slice of a packed sequence this is, where a module attends to one image after another.
     """
 
     query: torch.Tensor
@@ -58,6 +61,7 @@ class AttentionCall:
     plain: PlainAttention
     need_weights: bool
     node_query: torch.Tensor | None = None
+    packed: PackedSlice | None = None
 
 
 class AttentionAdapter(Protocol):
@@ -130,6 +134,7 @@ def p_adapter_attention(
     is_causal: bool | None = None,
     plain: PlainAttention | None = None,
     node_query: torch.Tensor | None = None,
+    need_weights: bool = False,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Attention as the active adapters of the module's output projection compute it.
@@ -144,8 +149,9 @@ def p_adapter_attention(
         dropout: probability of dropping an attention weight.
         is_causal: whether attention is causal where no mask is given; default: the module's ``is_causal``.
         plain: the module's own attention; default: the function its config names.
-        node_query: (B, H, N1, dh), features of the query nodes where they are not the query: with rotary embeddings,
-            the query before rotation.
+        node_query: (B, H, N1, dh), features of the query nodes; default: what the row of the module says, and
+            without such a word the query.
+        need_weights: whether the weights are wanted although nobody records them.
         **kwargs: handed to the module's own attention.
 
     Returns:
@@ -176,24 +182,40 @@ def p_adapter_attention(
             )  # fmt: skip
 
     causal = is_causal if is_causal is not None else getattr(module, "is_causal", False)
+    causal = bool(causal) and attention_mask is None and query.shape[2] > 1
+    packed = None
+    if node_query is None and _TAP in module.__dict__:
+        node_query, packed = module.__dict__[_TAP].take(query)
     call = AttentionCall(
         query=query,
         key=key,
         value=value,
-        attention_mask=attention_mask,
-        is_causal=bool(causal) and attention_mask is None and query.shape[2] > 1,
+        attention_mask=_with_bias(attention_mask, kwargs.get("position_bias")),
+        is_causal=causal,
         scaling=scaling,
         dropout=dropout,
         plain=plain,
-        need_weights=attention_weights_recorded(),
+        need_weights=need_weights or attention_weights_recorded(),
         node_query=node_query,
+        packed=packed,
     )
     return module.padapter_layer.attend(call)
 
 
+def _with_bias(mask: torch.Tensor | None, bias: torch.Tensor | None) -> torch.Tensor | None:
+    """Mask and additive position bias (1 or B, H, N1, N2) as one additive mask."""
+    if bias is None or mask is None:
+        return bias if mask is None else mask
+    if mask.dtype == torch.bool:
+        return torch.where(mask, bias, torch.finfo(bias.dtype).min)
+    return mask + bias
+
+
 def attention_weights_recorded() -> bool:
     """Whether the running model call was asked for attention weights (``output_attentions=True``)."""
-    collected = output_capturing._active_collector.get()
+    collector = output_capturing._active_collector
+    # A compiler cannot read a context variable; while one traces, transformers keeps the same in an attribute.
+    collected = collector.global_var if torch.compiler.is_compiling() else collector.get()
     return collected is not None and any("attentions" in key for key in collected)
 
 
@@ -225,11 +247,16 @@ def attach(site: AttentionSite, adapter: AttentionAdapter) -> None:
         )
     module.__dict__[_LAYER] = adapter
     _set_class(module, _combine(shim, type(module)))
+    if site.row.node_query is not None:
+        module.__dict__[_TAP] = NodeQueryTap(module, site.row.node_query)  # type: ignore[arg-type]
 
 
 def detach(module: nn.Module) -> None:
     """Give an attention module its own class back; modules without a shim are left alone."""
     if isinstance(module, AttentionShim):
+        tap = module.__dict__.pop(_TAP, None)
+        if tap is not None:
+            tap.remove()
         _set_class(module, type(module).padapter_original)
         del module.__dict__[_LAYER]
 

@@ -11,6 +11,7 @@ import torch
 from peft import PeftConfig
 from transformers.activations import ACT2FN
 
+from padapter.architectures import WHERE
 from padapter.errors import UserError
 
 INIT_STD = 0.02
@@ -45,6 +46,9 @@ class AdapterConfig(PeftConfig):
             draws every weight at random; for tests.
         target_modules: output projections to wrap: names (suffixes) or one regular expression; default: those of the
             model's architecture.
+        where: which parts of the model to adapt, if ``target_modules`` is not given: one or a list of "decoder" (what
+            generates the text; in a model without such a part, everything), "language", "vision", "connector"
+            (between the two) and "all".
         exclude_modules: modules to leave out, in the same way.
         modules_to_save: further modules to train and save whole.
         layers_to_transform: indices of the layers to adapt; default all. Not together with a regular expression.
@@ -58,6 +62,7 @@ class AdapterConfig(PeftConfig):
     bias: str = field(default="none")
     init_weights: bool = field(default=True)
     target_modules: list[str] | str | None = field(default=None)
+    where: list[str] | str = field(default="decoder")
     exclude_modules: list[str] | str | None = field(default=None)
     modules_to_save: list[str] | None = field(default=None)
     layers_to_transform: list[int] | int | None = field(default=None)
@@ -77,6 +82,10 @@ class AdapterConfig(PeftConfig):
         """``layers_to_transform`` as a list, or None for all layers."""
         layers = self.layers_to_transform
         return [layers] if isinstance(layers, int) else layers
+
+    def where_list(self) -> list[str]:
+        """``where`` as a list."""
+        return [self.where] if isinstance(self.where, str) else list(self.where)
 
     def activation_function(self) -> Callable[[torch.Tensor], torch.Tensor]:
         """The activation of the bottleneck."""
@@ -128,6 +137,9 @@ class AdapterConfig(PeftConfig):
         function = ACT2FN[self.activation]
         if isinstance(function, torch.nn.Module) and next(function.parameters(), None) is not None:
             raise self.refuse("activation", "an activation without parameters of its own")
+        known = isinstance(self.where, (str, list, tuple, set)) and all(part in WHERE for part in self.where_list())
+        if not known or not self.where:
+            raise self.refuse("where", "one or several of " + ", ".join(map(repr, WHERE)))
         self.check_choice("bias", ("none", "all", f"{str(self.peft_type.value).lower()}_only"))
 
     def _check_layers(self) -> None:

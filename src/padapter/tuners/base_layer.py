@@ -8,7 +8,6 @@ of the two doors.
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, cast
@@ -23,31 +22,6 @@ from transformers.pytorch_utils import Conv1D
 from padapter.errors import UserError
 from padapter.tuners.base_config import INIT_STD, AdapterConfig
 from padapter.tuners.batches import Batch, Group
-
-
-class PerThread:
-    """An attribute with one value per thread, None where none was set.
-
-    For what one call leaves for the next within a forward pass: two threads may run the same model at once.
-    """
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self._key = f"_per_thread_{name}"
-
-    def __get__(self, instance: Any, owner: type) -> Any:
-        return instance.__dict__.get(self._key, {}).get(_thread())
-
-    def __set__(self, instance: Any, value: Any) -> None:
-        values = instance.__dict__.setdefault(self._key, {})
-        if value is None:
-            values.pop(_thread(), None)
-        else:
-            values[_thread()] = value
-
-
-def _thread() -> int:
-    # A compiled graph belongs to one call; asking for the thread would break it in two.
-    return 0 if torch.compiler.is_compiling() else threading.get_ident()
 
 
 @dataclass(frozen=True)
@@ -99,6 +73,7 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
         self.merged_adapters = []
         self._active_adapter = []
         self.batch: Batch | None = None
+        self.part = "language"  # which part of the model it belongs to: what the rows of its batch are
 
     def leaf(self, name: str) -> Any:
         """The dict of one leaf by its name without the prefix, e.g. ``down``."""
@@ -121,6 +96,7 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
         """Put a new adapter where the base layer is, and give it the state of the active adapters."""
         self._move_adapter_to_device_of_base_layer(adapter_name)
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
+        self.train(self.training)  # its new modules too
 
     def present(self) -> list[str]:
         """Names of the adapters that take part in a forward pass: enabled, active, and held by this layer."""
@@ -129,12 +105,12 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
         names = self.active_adapters if self.batch is None else self.batch.names
         return [name for name in names if name in self.settings]
 
-    def groups(self, rows: int) -> list[Group]:
-        """Which adapter serves which of the ``rows`` rows of a batch."""
+    def groups(self, rows: int, flat: bool = False) -> list[Group]:
+        """Which adapter serves which of the ``rows`` rows of a batch; see `Batch.groups`."""
         if self.disable_adapters:
             return []
         if self.batch is not None:
-            return [group for group in self.batch.groups(rows) if group.name in self.settings]
+            return [group for group in self.batch.groups(rows, self.part, flat) if group.name in self.settings]
         return [Group(name, None) for name in self.present()]
 
     def bottleneck(self, adapter_name: str, states: torch.Tensor) -> torch.Tensor:
@@ -162,7 +138,7 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
         """Run the base layer and add the changes of the active adapters; x (B, N, in_features)."""
         result = self.base_layer(x, *args, **kwargs)
         changed = result
-        for group in self.groups(result.shape[0]):
+        for group in self.groups(result.shape[0], flat=result.dim() == 2):
             delta = self.change(group.name, group, result)
             changed = group.add(changed, delta.to(result.dtype))
         return changed
@@ -234,8 +210,14 @@ def features(linear: nn.Module) -> tuple[int, int]:
 
 def projection_weight(linear: nn.Module) -> torch.Tensor:
     """Weight (out_features, in_features) of a Linear, dequantised, detached."""
-    weight: torch.Tensor = dequantize_module_weight(linear).detach()
+    weight: torch.Tensor = linear.weight if _is_plain(linear) else dequantize_module_weight(linear)  # type: ignore[assignment]
+    weight = weight.detach()
     return weight.T if isinstance(linear, Conv1D) else weight
+
+
+def _is_plain(linear: nn.Module) -> bool:
+    """Whether a weight is no quantised one; `dequantize_module_weight` finds that out in ways no compiler follows."""
+    return not hasattr(linear, "W_q") and type(linear.weight) is nn.Parameter
 
 
 def modules_of(model: nn.Module) -> Iterator[BottleneckLayer]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -11,7 +11,8 @@ from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from peft.utils import INCLUDE_LINEAR_LAYERS_SHORTHAND
 from torch import nn
 
-from padapter.architectures import Site, architectures, default_targets, find_sites
+from padapter.architectures import AttentionSite, Site, as_pattern, default_sites, find_sites
+from padapter.architectures.blip_checkpointing import embed_in_place, embed_out_of_place
 from padapter.errors import UserError
 from padapter.tuners.base_config import AdapterConfig
 from padapter.tuners.base_layer import NOT_MERGEABLE, BottleneckLayer
@@ -24,6 +25,11 @@ class BottleneckTuner(BaseTuner):
     prefix: str
     tuner_layer_cls: type[BottleneckLayer]
     target_module_mapping: ClassVar[dict[str, list[str]]] = {}
+
+    @property
+    def sites(self) -> dict[str, Site]:
+        """The blocks of the model, by the name of their output projection."""
+        return self.__dict__["_sites"]
 
     def default_blocks(self, config: AdapterConfig) -> dict[str, bool]:
         """Which blocks a config without targets adapts: keys ``attention`` and ``feed_forward``."""
@@ -40,17 +46,13 @@ class BottleneckTuner(BaseTuner):
     def _prepare_adapter_config(self, peft_config: AdapterConfig, model_config: dict[str, Any]) -> AdapterConfig:
         if peft_config.target_modules is not None:
             return peft_config
-        model_type = model_config.get("model_type")
-        targets = default_targets(model_type, **self.default_blocks(peft_config), layers=peft_config.layer_indices())
-        if targets is None:
-            known = sorted({name for row in architectures() for name in row.targets})
-            raise UserError(
-                f"no default `target_modules` for model type {model_type!r} (known: {', '.join(known)}). Please "
-                "specify `target_modules` in the config, or register an architecture "
-                "(padapter.architectures.register_architecture)."
-            )
+        model: nn.Module = self.__dict__["_adapted"]
+        blocks = self.default_blocks(peft_config)
+        chosen = default_sites(self.sites, **blocks, where=peft_config.where_list(), layers=peft_config.layer_indices())
+        if not chosen:
+            raise UserError(nothing_to_adapt(model, peft_config, self.sites, blocks))
         # The layers are part of the expression now; PEFT does not combine the two.
-        peft_config.target_modules = targets
+        peft_config.target_modules = as_pattern(chosen, [name for name, _ in model.named_modules()])
         peft_config.layers_to_transform = None
         peft_config.layers_pattern = None
         return peft_config
@@ -62,11 +64,19 @@ class BottleneckTuner(BaseTuner):
             UserError: if the adapter's name or one of its targets cannot be used; the model is then unchanged.
         """
         check_adapter_name(adapter_name, model)
+        self.__dict__["_adapted"] = model
+        self.__dict__["_sites"] = find_sites(model)
         super().inject_adapter(model, adapter_name, *args, **kwargs)
+        embed_out_of_place(model)
+
+    def unload(self) -> nn.Module:
+        """The base model without any adapter; see ``BaseTuner.unload``."""
+        model: nn.Module = super().unload()
+        embed_in_place(model)
+        return model
 
     def _prepare_model(self, peft_config: AdapterConfig, model: nn.Module) -> None:
-        sites = find_sites(model)
-        self.__dict__["_sites"] = sites
+        sites = self.sites
         if peft_config.target_modules == INCLUDE_LINEAR_LAYERS_SHORTHAND:
             return  # PEFT turns it into names later; each is checked when its turn comes
         inside: tuple[str, ...] = ()
@@ -88,12 +98,12 @@ class BottleneckTuner(BaseTuner):
         current_key: str,
         parameter_name: str | None = None,
     ) -> None:
-        site = self.__dict__["_sites"].get(current_key)
+        site = self.sites.get(current_key)
         self.check_target(peft_config, target, current_key, site)
         if isinstance(target, self.tuner_layer_cls):
             target.update_layer(adapter_name, peft_config)
             return
-        layer = self.new_layer(target, site)
+        layer = self.new_layer(target, site).train(target.training)
         layer._active_adapter = list(self.active_adapters)
         layer.update_layer(adapter_name, peft_config)
         if adapter_name not in self.active_adapters:
@@ -110,9 +120,34 @@ class BottleneckTuner(BaseTuner):
             yield
             return
         # Samples are counted here, where no beams exist yet: below, twice as many rows could be beams or a mistake.
-        check_one_name_per_sample(names, (*args, *kwargs.values()))
-        with mixed_batch(self.model, names, num_beams=rows_per_sample(self.model, kwargs)):
+        check_one_name_per_sample(names, args, kwargs)
+        inputs = {**({"input_ids": args[0]} if args else {}), **kwargs}
+        with mixed_batch(self.model, names, num_beams=rows_per_sample(self.model, kwargs), inputs=inputs):
             yield
+
+
+def nothing_to_adapt(
+    model: nn.Module, config: AdapterConfig, sites: Mapping[str, Site], blocks: Mapping[str, bool]
+) -> str:
+    """Why a model has no default targets for a configuration, and what to do."""
+    parts: dict[str, int] = {}
+    for site in sites.values():
+        if blocks["attention" if isinstance(site, AttentionSite) else "feed_forward"]:
+            parts[site.part] = parts.get(site.part, 0) + 1
+    if parts:
+        found = ", ".join(f"{count} in the {part} part" for part, count in sorted(parts.items()))
+        return (
+            f"{type(config).__name__}: where={config.where!r} with layers_to_transform={config.layers_to_transform!r} "
+            f"leaves nothing to adapt. {type(model).__name__} has {found}."
+        )
+    seen = sorted({type(module).__name__ for module in model.modules() if "Attention" in type(module).__name__})
+    return (
+        f"no default `target_modules` for {type(model).__name__}: padapter found no attention module it knows how to "
+        f"read (attention-like classes of this model: {', '.join(seen) or 'none'}). It looked for modules that call "
+        "transformers' attention interface with separate projections of the usual names, and for those of its table. "
+        "Please specify `target_modules` in the config, or describe the model's attention with "
+        "padapter.architectures.register_architecture."
+    )
 
 
 _RESERVED = frozenset(dir(nn.ModuleDict())) | frozenset(dir(nn.ParameterDict()))

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from padapter.architectures import AttentionSite, Site
-from padapter.tuners.base_layer import BottleneckLayer, BottleneckSettings, PerThread, features, init_linear
+from padapter.architectures.per_thread import PerThread
+from padapter.tuners.base_layer import BottleneckLayer, BottleneckSettings, features, init_linear
 from padapter.tuners.batches import Group
 from padapter.tuners.bottleneck.config import BottleneckConfig
 
@@ -49,6 +50,7 @@ class VanillaLayer(BottleneckLayer):
         super().__init__(base_layer)
         # A plain reference: the block's input must not become a sub-module of its output.
         self.__dict__["_source"] = _source(site)
+        self.part = "language" if site is None else site.part
 
     def update_layer(self, adapter_name: str, config: BottleneckConfig) -> None:
         """Add an adapter; parallel ones start to listen to the block's input."""

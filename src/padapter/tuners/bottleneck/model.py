@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from padapter.architectures import Site, describe_rows
+from padapter.architectures import Site, describe_sites
 from padapter.errors import UserError
 from padapter.tuners.base_layer import features
 from padapter.tuners.base_model import BottleneckTuner
@@ -34,8 +34,9 @@ class BottleneckModel(BottleneckTuner):
         if config.mode == "parallel" and site is None:
             raise UserError(
                 f"target module {key!r}: mode 'parallel' reads what enters the block, but {key!r} is not the output "
-                f"projection of an attention or feed-forward block padapter knows (attention: {describe_rows()}). "
-                "Use mode='sequential', or padapter.architectures.register_architecture."
+                "projection of an attention or feed-forward block padapter knows (attention: "
+                f"{describe_sites(self.sites.values())}). Use mode='sequential', or "
+                "padapter.architectures.register_architecture."
             )
 
     def new_layer(self, target: nn.Module, site: Site | None) -> VanillaLayer:

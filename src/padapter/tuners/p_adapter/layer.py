@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from padapter.architectures import AttentionCall, AttentionSite, Site, attach, detach
+from padapter.architectures import AttentionCall, AttentionSite, PackedSlice, Site, attach, detach
+from padapter.architectures.per_thread import PerThread
 from padapter.functional import metric_factor
 from padapter.tuners.base_config import AdapterConfig
-from padapter.tuners.base_layer import BottleneckLayer, BottleneckSettings, PerThread, init_linear, projection_weight
+from padapter.tuners.base_layer import BottleneckLayer, BottleneckSettings, init_linear, projection_weight
 from padapter.tuners.batches import Group
 from padapter.tuners.p_adapter.config import PAdapterConfig
 from padapter.tuners.p_adapter.message_passing import MESSAGE_PASSING, MessagePassing
@@ -65,6 +66,7 @@ class PAdapterLayer(BottleneckLayer):
         super().__init__(base_layer)
         # Plain references: the attention module must not become a sub-module of its own output projection.
         self.__dict__["_site"] = site
+        self.part = site.part
         self._metric: tuple[tuple[Any, ...], torch.Tensor] | None = None
 
     def update_layer(self, adapter_name: str, config: PAdapterConfig) -> None:
@@ -83,7 +85,7 @@ class PAdapterLayer(BottleneckLayer):
             if config.init_weights:
                 init_linear(self.leaf("gate")[adapter_name])
         self._add_exponents(adapter_name, config, site.num_heads if config.per_head else 1)
-        self.settings[adapter_name] = self._settings(config, config.form, config.resolve_degree(site.row.decoder))
+        self.settings[adapter_name] = self._settings(config, config.form, config.resolve_degree(site.decoder))
         attach(site, self)
         self.finish_update(adapter_name, config)
 
@@ -139,16 +141,17 @@ class PAdapterLayer(BottleneckLayer):
             Context (B, N1, H, dh), and weights (B, H, N1, N2) where recorded: those that made the context, that is,
             calibrated ones where one projected adapter is active and plain ones otherwise.
         """
-        groups = self.groups(call.query.shape[0])
-        self._messages = {}
+        groups = self.groups(call.query.shape[0]) if call.packed is None else self._groups_of_slice(call.packed)
+        if call.packed is None or call.packed.start == 0 or self._messages is None:
+            self._messages = {}
         if len(groups) == 1 and groups[0].rows is None and self._form(groups[0]) == "projected":
             return self._calibrate(groups[0].name, call, groups[0])
         context, weights = call.plain()
         for group in groups:
             if self._form(group) == "bottleneck":
-                self._messages[group.name] = self._bottleneck_message(group.name, call, group)
+                self._leave(group.name, self._bottleneck_message(group.name, call, group))
             elif group.rows is None:
-                self._messages[group.name] = self._calibrate(group.name, call, group)[0].flatten(2)
+                self._leave(group.name, self._calibrate(group.name, call, group)[0].flatten(2))
             else:
                 calibrated, calibrated_weights = self._calibrate(group.name, call, group)
                 context = group.put(context, calibrated)
@@ -179,10 +182,12 @@ class PAdapterLayer(BottleneckLayer):
         form = self._form(group)
         if form == "vanilla" or adapter_name not in messages:
             return self.bottleneck(adapter_name, group.take(result))
+        message = torch.cat(messages[adapter_name], dim=1)  # (B, N1, H * dh), or (B, N1, r) in the bottleneck form
+        if message.dim() != result.dim():  # a packed sequence has no batch dimension
+            message = message.flatten(0, 1)
         if form == "projected":
-            states = self.base_layer(messages[adapter_name])  # (B, N1, d)
+            states = self.base_layer(message)  # (B, N1, d)
             return (states - result) + self.bottleneck(adapter_name, states)
-        message = messages[adapter_name]  # (B, N1, r)
         settings = self.settings[adapter_name]
         if adapter_name in self.leaf("gate"):
             gate = self.leaf("gate")[adapter_name]
@@ -194,6 +199,16 @@ class PAdapterLayer(BottleneckLayer):
         site = self.__dict__["_site"]
         if isinstance(site, AttentionSite):
             detach(site.module)
+
+    def _groups_of_slice(self, packed: PackedSlice) -> list[Group]:
+        """Who serves the queries of one image of a packed sequence: all of them belong to one sample."""
+        groups = self.groups(packed.total)
+        return [Group(group.name, None) for group in groups if group.rows is None or packed.start in group.rows]
+
+    def _leave(self, adapter_name: str, message: torch.Tensor) -> None:
+        """Leave a message (B, N1, ...) for `forward`; those of one pass follow each other along N1."""
+        messages: dict[str, list[torch.Tensor]] = self._messages
+        messages.setdefault(adapter_name, []).append(message)
 
     def _form(self, group: Group) -> str:
         return self.settings[group.name].form
@@ -208,7 +223,8 @@ class PAdapterLayer(BottleneckLayer):
         arguments["node_query"] = None if call.node_query is None else group.take(call.node_query)
         context = operator.context(query, key, value, dropout_p=call.dropout, **arguments)
         weights = operator.weights(query, key, value, **arguments)[0] if call.need_weights else None
-        return context.transpose(1, 2), weights
+        # Contiguous, as transformers' own attention functions return it: some modules use `view` on it.
+        return context.transpose(1, 2).contiguous(), weights
 
     def _bottleneck_message(self, adapter_name: str, call: AttentionCall, group: Group) -> torch.Tensor:
         """Message passing between bottleneck features: Ubar (rows, N1, r)."""
@@ -253,6 +269,10 @@ class PAdapterLayer(BottleneckLayer):
         """R with R R^T = Wo Wo^T per head, (H, dh, dh); computed again when the projection has changed."""
         projection = self.get_base_layer()
         stored: torch.Tensor = projection.weight  # type: ignore[assignment]
+        # What identifies a weight cannot be read while a graph is compiled: the graph keeps to what is known.
+        known = None if self._metric is None else self._metric[0][-3:]
+        if torch.compiler.is_compiling() and known == (stored.device, stored.dtype, num_heads):
+            return self._metric[1]  # type: ignore[index]
         version = 0 if stored.is_inference() else stored._version
         key = (id(stored), stored.data_ptr(), version, stored.device, stored.dtype, num_heads)
         if self._metric is None or self._metric[0] != key:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
-from padapter.architectures import AttentionSite, Site, describe_rows
+from padapter.architectures import AttentionSite, Site, describe_sites
 from padapter.errors import UserError
 from padapter.tuners.base_layer import features
 from padapter.tuners.base_model import BottleneckTuner
@@ -28,13 +28,13 @@ class PAdapterModel(BottleneckTuner):
         if site is None:
             raise UserError(
                 f"target module {key!r} ({type(target).__name__}) is not the output projection of an attention module "
-                f"padapter knows; it looked for {describe_rows()}. Name such a projection in `target_modules`, or "
-                "describe the model's attention with padapter.architectures.register_architecture."
+                f"padapter knows; it looked for {describe_sites(self.sites.values())}. Name such a projection in "
+                "`target_modules`, or describe the model's attention with padapter.architectures.register_architecture."
             )
         width = features(target.get_base_layer() if isinstance(target, BaseTunerLayer) else target)[1]
         if isinstance(site, AttentionSite):
             config.width(width, site.num_heads)
-            config.resolve_degree(site.row.decoder)
+            config.resolve_degree(site.decoder)
         elif not config.adapts_ffn:
             raise UserError(
                 f"target module {key!r} is the output of a feed-forward block, but `ffn_adapter` is off; pass "

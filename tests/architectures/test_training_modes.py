@@ -1,0 +1,296 @@
+"""Training as people run it: gradient checkpointing, bfloat16, torch.compile, several processes."""
+
+from __future__ import annotations
+
+import copy
+import os
+import pickle
+import socket
+import sys
+import warnings
+from datetime import timedelta
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+import torch.multiprocessing
+from peft import LoraConfig, get_peft_model
+from test_every_architecture import base, exactly, outputs, shake
+from tiny_models import MODELS
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from padapter.architectures.blip_checkpointing import copy_leaf, embed_out_of_place
+from padapter.methods import METHODS
+from padapter.tuners import BottleneckConfig, PAdapterConfig
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "backbones"))
+
+from tiny_blip import make_backbone
+
+CONFIGS = {
+    "projected": PAdapterConfig,
+    "bottleneck form": lambda **options: PAdapterConfig(form="bottleneck", **options),
+    "parallel": lambda **options: BottleneckConfig(mode="parallel", **options),
+}
+LORA = r".*(query|value|q_proj|v_proj)"
+CHECKPOINTED = ("blip", "git", "llava", "qwen2-vl", "blip-2 (OPT)", "t5", "gpt-2", "vit")
+LOOPBACK = next((name for _, name in socket.if_nameindex() if name in ("lo", "lo0")), "lo")
+every_config = pytest.mark.parametrize("config", sorted(CONFIGS))
+both_kinds = pytest.mark.parametrize("reentrant", [True, False], ids=["reentrant", "not reentrant"])
+# Transformers has renamed what PEFT and everybody else call gradient checkpointing.
+pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
+
+
+def without_dropout(model):
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        for name in ("dropout", "attention_dropout"):
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
+    return model
+
+
+def prepared(name, config, reentrant=None, **options):
+    """A model to be trained; with checkpointing unless `reentrant` is None."""
+    model = base(name)
+    if reentrant is not None:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
+    torch.manual_seed(0)
+    if config == "lora":
+        embed_out_of_place(model)
+        adapter = LoraConfig(target_modules=LORA, init_lora_weights=False)
+    else:
+        adapter = CONFIGS[config](**options)
+    model = without_dropout(get_peft_model(model, adapter)).train()
+    shake(model)
+    return model
+
+
+def inputs_of(name):
+    inputs = MODELS[name].inputs(2)
+    # Transformers fills the cache a second time when it recomputes a layer of GIT.
+    return {**inputs, "use_cache": False} if name == "git" else inputs
+
+
+def require_gradients(model):
+    assert not [key for key, p in model.named_parameters() if p.requires_grad and p.grad is None]
+
+
+def loss_of(model, inputs):
+    found = outputs(model, inputs)
+    return (found * torch.randn(found.shape, generator=torch.Generator().manual_seed(0)).to(found)).mean()
+
+
+def trained(name, model):
+    """Loss, gradients by name, and the tolerance to compare them with."""
+    tensors = {key: value for key, value in inputs_of(name).items() if torch.is_tensor(value)}
+    model, inputs, tolerance = exactly(name, model, tensors)
+    loss = loss_of(model, {**inputs_of(name), **inputs})
+    loss.backward()
+    return loss.detach(), {key: p.grad for key, p in model.named_parameters() if p.requires_grad}, tolerance
+
+
+@cache
+def without_checkpointing(name, config):
+    return trained(name, prepared(name, config, where="all"))
+
+
+def compare(found, expected):
+    (loss, gradients, tolerance), (expected_loss, expected_gradients, _) = found, expected
+    torch.testing.assert_close(loss, expected_loss, **tolerance)
+    assert gradients.keys() == expected_gradients.keys()
+    for key, gradient in gradients.items():
+        assert gradient is not None, key
+        torch.testing.assert_close(gradient, expected_gradients[key], **tolerance)
+
+
+@pytest.mark.parametrize("name", CHECKPOINTED)
+@every_config
+@both_kinds
+def test_gradient_checkpointing_changes_no_number(name, config, reentrant):
+    model = prepared(name, config, reentrant, where="all")
+    prefix = model.base_model.prefix
+    runs = dict.fromkeys((key for key, _ in model.named_modules() if key.endswith(f"{prefix}up.default")), 0)
+    for key in runs:
+
+        def count(*args, key=key):
+            runs[key] += 1
+
+        model.get_submodule(key).register_forward_hook(count)
+    compare(trained(name, model), without_checkpointing(name, config))
+    assert max(runs.values()) > 1, "no layer was computed again"
+    # What `attend` leaves for `forward`, and hooks for either, is gone: it would keep the graph in memory.
+    for module in model.modules():
+        for holder in (module, module.__dict__.get("_padapter_node_query", module)):
+            left = {key for key, value in vars(holder).items() if key.startswith("_per_thread_") and value}
+            assert not left
+
+
+@pytest.mark.parametrize("name", ["blip", "git"])
+@both_kinds
+def test_gradient_checkpointing_with_lora_on_embeddings_that_add_in_place(name, reentrant):
+    compare(trained(name, prepared(name, "lora", reentrant)), without_checkpointing(name, "lora"))
+
+
+@pytest.mark.parametrize("method", ["p-adapter", "adapter", "lora"])
+@both_kinds
+def test_gradient_checkpointing_of_a_backbone(method, reentrant):
+    backbone = make_backbone()
+    kwargs = {"use_reentrant": reentrant}
+    backbone.base_model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=kwargs)
+    METHODS[method].apply(backbone, METHODS[method].parse({}))
+    backbone.model.train()
+    ids = torch.randint(5, 30, (2, 6))
+    loss_of(backbone.model, {"input_ids": ids, "pixel_values": torch.randn(2, 3, 16, 16)}).backward()
+    require_gradients(backbone.model)
+
+
+def test_the_embedding_hook_is_there_once_and_only_where_needed():
+    def hooks(model):
+        return [hook for module in model.modules() for hook in module._forward_pre_hooks.values() if hook is copy_leaf]
+
+    plain, other, hooked = base("blip"), base("llava"), base("blip")
+    for _ in range(2):
+        embed_out_of_place(other)
+        embed_out_of_place(hooked)
+    assert not hooks(other)
+    assert len(hooks(hooked)) == 1
+    assert len(hooks(get_peft_model(copy.deepcopy(hooked), PAdapterConfig()).unload())) == 0
+    again = pickle.loads(pickle.dumps(copy.deepcopy(hooked)))
+    embed_out_of_place(again)
+    assert len(hooks(again)) == 1
+    inputs = MODELS["blip"].inputs(2)
+    found = []
+    for model in (plain, hooked, again):
+        loss = loss_of(model, inputs)
+        loss.backward()
+        found.append((loss, *(p.grad for p in model.parameters() if p.grad is not None)))
+    for same in found[1:]:
+        assert all(torch.equal(one, other) for one, other in zip(found[0], same, strict=True))
+
+
+def test_checkpointing_survives_deepcopy_and_unload():
+    model = prepared("blip", "projected", False, where="all")
+    compare(trained("blip", copy.deepcopy(model)), without_checkpointing("blip", "projected"))
+    with torch.no_grad():
+        expected = outputs(base("blip"), MODELS["blip"].inputs(2))
+        assert torch.equal(outputs(model.unload().eval(), MODELS["blip"].inputs(2)), expected)
+
+
+def test_word_vectors_of_the_caller_are_not_written_to():
+    model = get_peft_model(base("blip"), PAdapterConfig())
+    embeddings = next(m for m in model.modules() if type(m).__name__ == "BlipTextEmbeddings")
+    words = torch.randn(1, 3, 32, requires_grad=True)
+    before = words.detach().clone()
+    embeddings(inputs_embeds=words).sum().backward()
+    assert words.grad is not None
+    assert torch.equal(words, before)
+
+
+@pytest.mark.parametrize("name", ["blip", "llava", "qwen2-vl", "t5"])
+@every_config
+@pytest.mark.parametrize("full", [False, True], ids=["autocast", "bfloat16 weights"])
+def test_a_step_in_bfloat16(name, config, full):
+    inputs = inputs_of(name)
+    model = base(name)
+    if full:
+        model = model.to(torch.bfloat16)
+        inputs = {key: x.to(torch.bfloat16) if x.is_floating_point() else x for key, x in inputs.items()}
+    torch.manual_seed(0)
+    model = get_peft_model(model, CONFIGS[config](where="all", activation="gelu")).train()
+    shake(model)
+    parameters = {key: p for key, p in model.named_parameters() if p.requires_grad}
+    before = {key: p.detach().clone() for key, p in parameters.items()}
+    optimizer = torch.optim.AdamW(parameters.values(), lr=1e-2)
+    losses = []
+    for _ in range(2):
+        optimizer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=not full):
+            loss = loss_of(model, inputs)
+        loss.backward()
+        losses.append(loss)
+        require_gradients(model)
+        assert all(p.grad.isfinite().all() and p.dtype == torch.float32 for p in parameters.values())
+        optimizer.step()
+    assert all(loss.isfinite() for loss in losses)
+    assert all(p.isfinite().all() and not torch.equal(p, before[key]) for key, p in parameters.items())
+
+
+def labelled(name):
+    inputs = MODELS[name].inputs(2)
+    return {**inputs, "labels": inputs["input_ids"]}
+
+
+@cache
+def breaks_of_the_base_model(name):
+    model, inputs = without_dropout(base(name)).requires_grad_(False).train(), labelled(name)
+    return breaks_and_loss(model, inputs)[0]
+
+
+def breaks_and_loss(model, inputs):
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    loss = torch.compile(model, backend="eager")(**inputs).loss
+    found = sum(torch._dynamo.utils.counters["graph_break"].values())
+    torch._dynamo.reset()
+    return found, loss
+
+
+@pytest.mark.parametrize("name", ["llama", "blip"])
+@every_config
+def test_compiled_without_further_graph_breaks(name, config):
+    model, inputs = prepared(name, config), labelled(name)
+    # The first pass also computes what depends on the frozen weights alone.
+    expected = model(**inputs).loss
+    expected.backward()
+    gradients = {key: p.grad for key, p in model.named_parameters() if p.requires_grad}
+    model.zero_grad(set_to_none=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the compiler, about the model
+        found, loss = breaks_and_loss(model, inputs)
+        assert found <= breaks_of_the_base_model(name)
+    torch.testing.assert_close(loss, expected, atol=1e-5, rtol=1e-5)
+    loss.backward()
+    for key, gradient in gradients.items():
+        torch.testing.assert_close(model.get_parameter(key).grad, gradient, atol=1e-5, rtol=1e-4)
+
+
+def two_steps(rank, address):
+    """One process of two, with its own rows."""
+    torch.set_num_threads(1)
+    os.environ["GLOO_SOCKET_IFNAME"] = LOOPBACK  # the machine's own name need not resolve
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{address}", rank=rank, world_size=2, timeout=timedelta(seconds=60)
+    )
+    for config in CONFIGS:
+        torch.manual_seed(0)
+        adapted = get_peft_model(base("llava"), CONFIGS[config]()).train()
+        shake(adapted, seed=rank)  # made equal by the wrapper below
+        model = DistributedDataParallel(adapted, find_unused_parameters=False)
+        inputs = {key: x[rank : rank + 1] for key, x in labelled("llava").items()}
+        parameters = [p for p in adapted.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(parameters, lr=1e-2)
+        before = torch.cat([p.detach().flatten() for p in parameters])
+        for _ in range(2):
+            optimizer.zero_grad()
+            loss = model(**inputs).loss
+            loss.backward()
+            require_gradients(adapted)
+            optimizer.step()
+        mine = torch.cat([loss.detach().view(1), *(p.detach().flatten() for p in parameters)])
+        both = [torch.empty_like(mine) for _ in range(2)]
+        torch.distributed.all_gather(both, mine)
+        assert both[0][0] != both[1][0], "the rows were not different"
+        assert torch.equal(both[0][1:], both[1][1:])
+        assert not torch.equal(mine[1:], before)
+    torch.distributed.barrier()  # neither leaves while the other still talks to it
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow  # two processes on a busy machine wait for each other for minutes
+@pytest.mark.timeout(300)
+def test_two_processes_keep_the_same_adapter(tmp_path):
+    torch.multiprocessing.spawn(two_steps, args=(tmp_path / "address",), nprocs=2)
