@@ -44,7 +44,7 @@ def test_accumulated_batches_are_one_batch(options, tmp_path, model, task, monke
 
 def test_units_of_a_batch():
     batch = {
-        "pixel_values": torch.zeros(2, 3, 4, 4),
+        "image_index": torch.tensor([0, 0, 1]),
         "labels": torch.tensor([[5, 1, 2, -100], [-100, -100, 3, 4], [-100, 7, -100, -100]]),
         "weights": torch.tensor([0.5, 0.5, 1.0]),
     }

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from PIL import Image
@@ -45,9 +45,9 @@ class Backbone(ABC):
     """
 
     #: Sub-module that holds each part of the model, as a dotted path.
-    parts: ClassVar[Mapping[Part, str]]
+    parts: Mapping[Part, str]
     #: Names of the attention projections of each part that LoRA adapts by default.
-    projections: ClassVar[Mapping[Part, tuple[str, ...]]]
+    projections: Mapping[Part, tuple[str, ...]]
 
     def __init__(self, model: nn.Module, processor: Any, name: str, max_length: int) -> None:
         self.model = model

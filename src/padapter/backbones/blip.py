@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from PIL import Image
@@ -87,8 +87,8 @@ class BlipBackbone(Backbone):
         UserError: If tokenizer, image processor and model do not belong together.
     """
 
-    parts: ClassVar[Mapping[Part, str]] = {"text": "text_decoder", "image": "vision_model"}
-    projections: ClassVar[Mapping[Part, tuple[str, ...]]] = {"text": ("query", "value"), "image": ("qkv",)}
+    parts: Mapping[Part, str] = {"text": "text_decoder", "image": "vision_model"}
+    projections: Mapping[Part, tuple[str, ...]] = {"text": ("query", "value"), "image": ("qkv",)}
 
     def __init__(self, model: nn.Module, processor: Any, name: str, max_length: int | None = None) -> None:
         text_config = _unwrap(model).config.text_config

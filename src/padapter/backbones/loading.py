@@ -7,14 +7,16 @@ from pathlib import Path
 
 import torch
 from transformers import PreTrainedConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 from padapter.backbones.base import Backbone
 from padapter.backbones.blip import BlipBackbone
+from padapter.backbones.image_text import ImageTextBackbone
 from padapter.errors import UserError
 from padapter.models import BUILTIN_MODELS, builtin_path
 
 BACKBONES: dict[str, type[Backbone]] = {"blip": BlipBackbone}
-"""Model families by ``config.model_type``."""
+"""Model families with a reading and writing of their own, by ``config.model_type``; others are `ImageTextBackbone`."""
 
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
@@ -37,10 +39,12 @@ def load_backbone(model_id_or_dir: str, *, dtype: torch.dtype | str | None = Non
     path = _locate(name)
     model_type = _model_type(path, name)
     family = BACKBONES.get(model_type)
+    if family is None and model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+        family = ImageTextBackbone
     if family is None:
         raise UserError(
-            f"model '{name}' is of type '{model_type}', which padapter does not know. "
-            f"Known model types: {', '.join(sorted(BACKBONES))}."
+            f"model '{name}' is of type '{model_type}', which is no image-text-to-text model of transformers. "
+            f"Known model types: {', '.join(sorted({*BACKBONES, *MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES}))}."
         )
     return family.load(path, name=name, dtype=_dtype(dtype))
 

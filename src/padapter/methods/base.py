@@ -25,11 +25,13 @@ class Method(ABC, Generic[OptionsT]):
         name: What the user types.
         summary: One line for help texts and model cards.
         options: Dataclass of the method's options, fields made with :func:`padapter.methods.options.option`.
+        all_learn: Whether every trainable parameter must receive a gradient; if one does not, training stops.
     """
 
     name: ClassVar[str]
     summary: ClassVar[str]
     options: type[OptionsT]
+    all_learn: ClassVar[bool] = True
 
     def parse(self, values: Mapping[str, Any]) -> OptionsT:
         """Build the method's options from names and values, e.g. strings from a command line.

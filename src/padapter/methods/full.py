@@ -25,6 +25,7 @@ class Full(Method[FullOptions]):
     """Train all weights."""
 
     name = "full"
+    all_learn = False  # many models hold weights that no task of theirs uses: pooling heads, last norms
     summary = "Full fine-tuning: every weight of the model."
     options = FullOptions
 

@@ -254,7 +254,7 @@ class _Run:
                 args=self._arguments(steps),
                 collator=Collator(backbone, self.task),
                 rows=Rows(train_data.dataset),
-                watchers=[GradientCheck(module), timer, log],
+                watchers=[*([GradientCheck(module)] if self.method.all_learn else []), timer, log],
                 checkpoint=checkpoint,
             )
         trained, total = trainable_parameters(backbone.model)

@@ -152,6 +152,6 @@ def batch_units(batch: dict[str, Any], reduction: str) -> float:
         reduction: ``sequence``: the number of pictures; ``token``: the weighted number of tokens with a label.
     """
     if reduction == "sequence":
-        return float(batch["pixel_values"].shape[0])
+        return float(batch["image_index"].max() + 1)
     labelled = (batch["labels"][:, 1:] != IGNORE).sum(dim=1)  # (S,)
     return float((batch["weights"] * labelled).sum())

@@ -1,0 +1,329 @@
+"""Any decoder-only vision-language model of transformers: its own processor makes the prompt, the answer follows.
+
+The prompt is what the processor makes of picture and text: through its chat template if it has one, otherwise the text
+behind the model's image token. The tokens of the answer and the end token are appended to it, so that an answer is
+tokenised alike whatever it follows.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import nn
+from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig
+
+from padapter.architectures import AttentionSite, find_sites
+from padapter.backbones.base import Backbone, LossReduction, Part, TrainingExample, evaluating
+from padapter.backbones.losses import next_token_loss
+from padapter.backbones.ranking import first_choices
+from padapter.backbones.sequences import IGNORE
+from padapter.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+CHUNK = 16
+"""Candidates scored in one forward pass; each carries its picture along."""
+
+#: Fields with one entry per token, and the entry of an answer's token; `_ANSWER_TYPES` has exceptions.
+_PER_TOKEN = {"input_ids": None, "attention_mask": 1, "token_type_ids": 0, "mm_token_type_ids": 0}
+#: PaliGemma reads tokens of type 0 in both directions; what it is to say is of type 1.
+_ANSWER_TYPES = {"paligemma": 1}
+#: Models whose pictures come as one list per text.
+_NESTED = ("idefics2", "idefics3", "smolvlm", "mllama", "gemma3")
+
+Encoded = dict[str, torch.Tensor]
+
+
+class ImageTextTrainingModule(nn.Module):
+    """Batch of :meth:`ImageTextBackbone.collate` -> loss and logits.
+
+    Args:
+        model: The model, or a PEFT wrapper around it.
+        reduction: See :func:`padapter.backbones.losses.next_token_loss`.
+    """
+
+    accepts_loss_kwargs = False  # as in BlipTrainingModule
+
+    def __init__(self, model: nn.Module, reduction: LossReduction) -> None:
+        super().__init__()
+        self.model = model
+        self.reduction: LossReduction = reduction
+
+    def forward(
+        self, labels: torch.Tensor, weights: torch.Tensor, image_index: torch.Tensor, **inputs: Any
+    ) -> dict[str, torch.Tensor]:
+        """Return ``{"loss": (), "logits": (S, L, V)}``."""
+        logits = self.model(**inputs, use_cache=False).logits
+        pictures = int(image_index.max()) + 1
+        loss = next_token_loss(logits, labels, weights, num_images=pictures, reduction=self.reduction)
+        return {"loss": loss, "logits": logits}
+
+
+class ImageTextBackbone(Backbone):
+    """A model of ``AutoModelForImageTextToText`` with its processor.
+
+    Args:
+        model: The model; decoder-only.
+        processor: What ``AutoProcessor`` gives.
+        name: The model id or folder the user gave.
+        max_length: Longest sequence, image tokens included; default: all positions of the decoder.
+
+    Raises:
+        UserError: If the model is an encoder-decoder, or its processor has no end token.
+    """
+
+    def __init__(self, model: nn.Module, processor: Any, name: str, max_length: int | None = None) -> None:
+        config = _unwrap(model).config
+        text = config.get_text_config()
+        if getattr(config, "is_encoder_decoder", False) or getattr(text, "is_encoder_decoder", False):
+            raise UserError(
+                f"model '{name}' is an encoder-decoder; the command line trains decoder-only models so far."
+            )
+        positions = int(getattr(text, "max_position_embeddings", 2048))
+        super().__init__(model, processor, name, positions if max_length is None else min(max_length, positions))
+        tokenizer = processor.tokenizer
+        if tokenizer.eos_token_id is None:
+            raise UserError(f"the tokenizer of model '{name}' has no end token (eos_token); an answer could not end.")
+        self.end_id = int(tokenizer.eos_token_id)
+        self.pad_id = int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id)
+        self.kind = str(config.model_type)
+        sites = find_sites(_unwrap(model)).values()
+        roots = {part: _common([s.name for s in sites if s.part == part]) for part in ("language", "vision")}
+        self.parts: Mapping[Part, str] = {"text": roots["language"], "image": roots["vision"]}
+        self.projections: Mapping[Part, tuple[str, ...]] = {
+            "text": _projections([s for s in sites if s.part == "language"]),
+            "image": _projections([s for s in sites if s.part == "vision"]),
+        }
+
+    @classmethod
+    def load(cls, path: str | Path, *, name: str, dtype: torch.dtype) -> ImageTextBackbone:
+        """See :meth:`Backbone.load`."""
+        try:
+            model, report = AutoModelForImageTextToText.from_pretrained(path, dtype=dtype, output_loading_info=True)
+            processor = AutoProcessor.from_pretrained(path)
+        except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
+            raise UserError(f"model '{name}' cannot be loaded: {error}") from error
+        if report["missing_keys"]:
+            some = ", ".join(sorted(report["missing_keys"])[:3])
+            raise UserError(f"model '{name}' lacks {len(report['missing_keys'])} weights, e.g. {some}.")
+        model.name_or_path = name  # PEFT copies it into adapter_config.json
+        model.config._name_or_path = name
+        return cls(model, processor, name)
+
+    def collate(self, examples: Sequence[TrainingExample]) -> dict[str, torch.Tensor]:
+        """See :meth:`Backbone.collate`; pictures are repeated for every target, in the processor's own fields."""
+        rows: list[Encoded] = []
+        labels: list[torch.Tensor] = []
+        owners: list[int] = []
+        weights: list[float] = []
+        for index, example in enumerate(examples):
+            if not example.targets:
+                raise ValueError(f"training example {index} (prompt {example.prompt!r}) has no target.")
+            prompt = self._encode(example.image, example.prompt)
+            for text, weight in example.targets:
+                if not weight > 0:
+                    raise ValueError(f"target {text!r} has weight {weight}; weights must be positive.")
+                answer = self._answer(text, room=self.max_length - prompt["input_ids"].shape[1])
+                rows.append(self._followed(prompt, answer))
+                labels.append(torch.tensor([*[IGNORE] * prompt["input_ids"].shape[1], *answer]))
+                owners.append(index)
+                weights.append(weight)
+        batch = self._together(rows, left=False)
+        width = batch["input_ids"].shape[1]
+        batch["labels"] = torch.stack([nn.functional.pad(x, (0, width - len(x)), value=IGNORE) for x in labels])
+        batch["image_index"] = torch.tensor(owners)
+        batch["weights"] = torch.tensor(weights, dtype=torch.float32)
+        return batch
+
+    def training_module(self, loss_reduction: LossReduction) -> nn.Module:
+        """See :meth:`Backbone.training_module`."""
+        if loss_reduction not in ("sequence", "token"):
+            raise ValueError(f"loss_reduction must be 'sequence' or 'token', not {loss_reduction!r}.")
+        return ImageTextTrainingModule(self.model, loss_reduction)
+
+    def generate(
+        self,
+        images: Sequence[Image.Image],
+        prompts: Sequence[str],
+        *,
+        num_beams: int = 1,
+        max_new_tokens: int = 20,
+        min_new_tokens: int = 0,
+        length_penalty: float = 1.0,
+    ) -> list[str]:
+        """See :meth:`Backbone.generate`."""
+        if not prompts:
+            return []
+        rows = [self._encode(image, prompt) for image, prompt in zip(images, prompts, strict=True)]
+        self._check_room(rows, max_new_tokens)
+        config = GenerationConfig(
+            do_sample=False,
+            num_beams=num_beams,
+            max_new_tokens=max_new_tokens,
+            min_new_tokens=min_new_tokens,
+            length_penalty=length_penalty,
+            bos_token_id=self.processor.tokenizer.bos_token_id,
+            eos_token_id=self.end_id,
+            pad_token_id=self.pad_id,
+        )
+        with evaluating(self.model):
+            inputs = self._to_device(self._together(rows, left=True))
+            output = self.base_model.generate(**inputs, generation_config=config)
+        ids = inputs["input_ids"]
+        if output.shape[1] >= ids.shape[1] and torch.equal(output[:, : ids.shape[1]], ids):
+            output = output[:, ids.shape[1] :]
+        texts = self.processor.tokenizer.batch_decode(output, skip_special_tokens=True)
+        return [text.strip() for text in texts]
+
+    def rank(
+        self,
+        images: Sequence[Image.Image],
+        prompts: Sequence[str],
+        candidates: Sequence[str],
+        *,
+        k: int | None = None,
+        length_normalized: bool = False,
+    ) -> list[list[float]]:
+        """See :meth:`Backbone.rank`. Every candidate is scored in a forward pass of its own row."""
+        if k is not None and k < 1:
+            raise UserError(f"k must be at least 1, not {k}.")
+        answers = [self._ids(text) for text in candidates]
+        if not answers or not all(answers):
+            raise UserError("ranking needs at least one candidate, and no candidate may be empty.")
+        rows = [self._encode(image, prompt) for image, prompt in zip(images, prompts, strict=True)]
+        self._check_room(rows, max(map(len, answers)) + 1)
+        scores = []
+        with evaluating(self.model):
+            for row in rows:
+                chosen = list(range(len(answers)))
+                if k is not None and k < len(answers):
+                    logits = self.base_model(**self._to_device(row), use_cache=False).logits[0, -1]
+                    first = logits.float().log_softmax(-1)[[answer[0] for answer in answers]]
+                    chosen = first_choices(first, k).tolist()
+                scores.append(self._log_probs(row, answers, chosen, length_normalized))
+        return scores
+
+    def _log_probs(
+        self, prompt: Encoded, answers: Sequence[list[int]], chosen: Sequence[int], normalized: bool
+    ) -> list[float]:
+        found = [float("-inf")] * len(answers)
+        start = prompt["input_ids"].shape[1]
+        for at in range(0, len(chosen), CHUNK):
+            part = chosen[at : at + CHUNK]
+            full = [[*answers[i], self.end_id] for i in part]
+            inputs = self._to_device(self._together([self._followed(prompt, answer) for answer in full], left=False))
+            log_probs = self.base_model(**inputs, use_cache=False).logits.float().log_softmax(-1)
+            for row, (i, answer) in enumerate(zip(part, full, strict=True)):
+                steps = torch.arange(start - 1, start - 1 + len(answer), device=log_probs.device)
+                total = float(log_probs[row, steps, torch.tensor(answer, device=log_probs.device)].sum())
+                found[i] = total / len(answer) if normalized else total
+        return found
+
+    def _encode(self, image: Image.Image, prompt: str) -> Encoded:
+        """What the processor makes of one picture and one text: fields with one row, not padded."""
+        text = self._worded(prompt)
+        images: Any = [[image]] if self.kind in _NESTED else [image]
+        fields = self.processor(images=images, text=[text], return_tensors="pt", add_special_tokens=True)
+        # PaliGemma adds labels for the prompt; what is to be learnt is decided here.
+        return {key: value for key, value in fields.items() if isinstance(value, torch.Tensor) and key != "labels"}
+
+    def _worded(self, prompt: str) -> str:
+        if getattr(self.processor, "chat_template", None):
+            content = [{"type": "image"}, {"type": "text", "text": prompt}]
+            messages = [{"role": "user", "content": content}]
+            return str(self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
+        token = getattr(self.processor, "image_token", None)
+        # BLIP-2's processor puts its image tokens in front by itself.
+        return prompt if token is None or self.kind.startswith("blip") else f"{token}{prompt}"
+
+    def _ids(self, text: str) -> list[int]:
+        return list(self.processor.tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids)
+
+    def _answer(self, text: str, room: int) -> list[int]:
+        tokens = self._ids(text)
+        if not tokens:
+            raise ValueError(f"target {text!r} has no token; drop it or give the answer a text.")
+        answer = [*tokens, self.end_id]
+        if room < 1:
+            raise UserError(f"a prompt with its image tokens fills all {self.max_length} tokens '{self.name}' reads.")
+        if len(answer) > room:
+            if not self.cut_targets:
+                logger.warning("A target of %d tokens exceeds max_length %d: %r", len(tokens), self.max_length, text)
+            self.cut_targets += 1
+        return answer[:room]
+
+    def _check_room(self, rows: Sequence[Encoded], new: int) -> None:
+        longest = max(row["input_ids"].shape[1] for row in rows)
+        if longest + new > self.max_length:
+            raise UserError(
+                f"no room: a prompt with its image tokens has {longest} tokens and {new} may follow, but "
+                f"'{self.name}' reads {self.max_length} (max_length). Ask for fewer new tokens or shorter prompts."
+            )
+
+    def _followed(self, prompt: Encoded, answer: Sequence[int]) -> Encoded:
+        """The prompt with the answer's tokens behind it, in every field that has one entry per token."""
+        found = dict(prompt)
+        for key in _PER_TOKEN.keys() & prompt.keys():
+            more = torch.tensor([answer]) if key == "input_ids" else torch.full((1, len(answer)), self._entry(key))
+            found[key] = torch.cat([prompt[key], more.to(prompt[key].dtype)], dim=1)
+        return found
+
+    def _entry(self, key: str) -> int:
+        default = _PER_TOKEN[key]
+        return _ANSWER_TYPES.get(self.kind, 0) if key == "token_type_ids" else int(default or 0)
+
+    def _together(self, rows: Sequence[Encoded], *, left: bool) -> Encoded:
+        """Rows as one batch: fields per token padded on one side, pictures behind each other."""
+        width = max(row["input_ids"].shape[1] for row in rows)
+        batch = {}
+        for key in rows[0]:
+            values = [row[key] for row in rows]
+            if key in _PER_TOKEN:
+                fill = {"input_ids": self.pad_id, "attention_mask": 0}.get(key, self._entry(key))
+                gaps = [width - value.shape[1] for value in values]
+                values = [
+                    nn.functional.pad(value, (gap, 0) if left else (0, gap), value=fill)
+                    for value, gap in zip(values, gaps, strict=True)
+                ]
+            batch[key] = torch.cat(_same_shape(values))
+        return batch
+
+    def _to_device(self, batch: Encoded) -> Encoded:
+        dtype = next(p.dtype for p in self.base_model.parameters() if p.is_floating_point())
+        return {
+            key: value.to(self.device, dtype if value.is_floating_point() else value.dtype)
+            for key, value in batch.items()
+        }
+
+
+def _same_shape(values: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Values padded with zeros to one shape behind the first dimension: tiles that a picture does not have."""
+    shapes = torch.tensor([value.shape[1:] for value in values])
+    largest = shapes.amax(dim=0).tolist() if shapes.numel() else []
+    found = []
+    for value in values:
+        gaps = [gap for size, most in zip(value.shape[1:], largest, strict=True) for gap in (most - size, 0)]
+        found.append(nn.functional.pad(value, tuple(reversed(gaps))) if any(gaps) else value)
+    return found
+
+
+def _projections(sites: Sequence[AttentionSite | Any]) -> tuple[str, ...]:
+    """Last names of the query and value projections of some attention modules."""
+    paths = [path for site in sites if isinstance(site, AttentionSite) for path in (site.row.query, site.row.value)]
+    return tuple(dict.fromkeys(name.rpartition(".")[2] for path in paths for name in path.split("|")))
+
+
+def _common(names: Sequence[str]) -> str:
+    """The longest dotted path that all names begin with."""
+    columns = zip(*(name.split(".") for name in names), strict=False)
+    return ".".join(parts[0] for parts in itertools.takewhile(lambda parts: len(set(parts)) == 1, columns))
+
+
+def _unwrap(model: Any) -> Any:
+    return model.get_base_model() if hasattr(model, "get_base_model") else model

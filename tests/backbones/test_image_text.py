@@ -1,0 +1,145 @@
+"""Decoder-only models of transformers with their own processors: reading, losing, writing and ranking."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from PIL import Image
+from tiny_image_text import PROCESSORS, save
+
+from padapter.backbones import TrainingExample, load_backbone
+from padapter.backbones.image_text import ImageTextBackbone
+from padapter.backbones.sequences import IGNORE
+from padapter.errors import UserError
+from padapter.options import TrainOptions
+from padapter.training import train
+
+NAMES = sorted(PROCESSORS)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> dict[str, Path]:
+    return {name: save(name, tmp_path_factory.mktemp("models") / str(i)) for i, name in enumerate(NAMES)}
+
+
+@pytest.fixture
+def load(folders, monkeypatch):
+    """Loads a backbone; the processor of Qwen2-VL cannot be read from a folder without torchvision."""
+
+    def from_folder(name: str) -> ImageTextBackbone:
+        if name == "qwen2-vl":
+            made = PROCESSORS[name]()
+            monkeypatch.setattr(transformers.AutoProcessor, "from_pretrained", lambda *_, **__: made)
+        backbone: Any = load_backbone(str(folders[name]))
+        monkeypatch.undo()
+        return backbone
+
+    return from_folder
+
+
+def picture(seed: int = 0, size: tuple[int, int] = (20, 30)) -> Image.Image:
+    values = torch.randint(0, 255, (*size, 3), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+    return Image.fromarray(values.numpy())
+
+
+EXAMPLES = [
+    TrainingExample(picture(0), "what color is the thing ?", (("red", 0.75), ("blue green", 0.25))),
+    TrainingExample(picture(1, (40, 16)), "is the thing red ?", (("yes", 1.0),)),
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_loss_is_that_of_the_single_sequences(load, name):
+    backbone = load(name)
+    module = backbone.training_module("sequence").eval()
+    batch = backbone.collate(EXAMPLES)
+    assert [backbone.processor.tokenizer.decode(row[row != IGNORE]) for row in batch["labels"]] == [
+        "red </s>",
+        "blue green </s>",
+        "yes </s>",
+    ]
+    with torch.no_grad():
+        loss = module(**batch)["loss"]
+        singles = [
+            weight * module(**backbone.collate([TrainingExample(x.image, x.prompt, ((target, 1.0),))]))["loss"]
+            for x in EXAMPLES
+            for target, weight in x.targets
+        ]
+    torch.testing.assert_close(loss, sum(singles) / 2, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("beams", [1, 2])
+def test_writing_does_not_depend_on_the_batch(load, name, beams):
+    backbone = load(name)
+    images, prompts = [x.image for x in EXAMPLES], [x.prompt for x in EXAMPLES]
+    together = backbone.generate(images, prompts, num_beams=beams, max_new_tokens=5)
+    alone = [
+        backbone.generate([i], [p], num_beams=beams, max_new_tokens=5)[0] for i, p in zip(images, prompts, strict=True)
+    ]
+    assert together == alone
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_scores_of_candidates_are_the_losses_of_training(load, name):
+    backbone = load(name)
+    module = backbone.training_module("sequence").eval()
+    words = ["red", "blue green", "yes"]
+    scores = backbone.rank([EXAMPLES[0].image], [EXAMPLES[0].prompt], words)[0]
+    for word, score in zip(words, scores, strict=True):
+        batch = backbone.collate([TrainingExample(EXAMPLES[0].image, EXAMPLES[0].prompt, ((word, 1.0),))])
+        with torch.no_grad():
+            assert -float(module(**batch)["loss"]) == pytest.approx(score, abs=1e-3)
+    best = backbone.rank([EXAMPLES[0].image], [EXAMPLES[0].prompt], words, k=1)[0]
+    assert sum(score > float("-inf") for score in best) == 1
+    normalised = backbone.rank([EXAMPLES[0].image], [EXAMPLES[0].prompt], words, length_normalized=True)[0]
+    assert normalised[1] == pytest.approx(scores[1] / 3)
+
+
+@pytest.mark.parametrize("name", ["llava", "paligemma"])
+def test_what_does_not_fit_is_said(load, name):
+    backbone = load(name)
+    backbone.max_length = backbone.collate(EXAMPLES[:1])["input_ids"].shape[1] - 1
+    backbone.collate(EXAMPLES[:1])
+    assert backbone.cut_targets == 1
+    with pytest.raises(UserError, match="no room"):
+        backbone.generate([EXAMPLES[0].image], [EXAMPLES[0].prompt], max_new_tokens=9)
+
+
+@pytest.mark.parametrize("method", ["p-adapter", "adapter", "lora", "full"])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_run_from_data_to_score(folders, tmp_path, monkeypatch, name, method):
+    if name == "qwen2-vl":
+        made = PROCESSORS[name]()
+        monkeypatch.setattr(transformers.AutoProcessor, "from_pretrained", lambda *_, **__: made)
+    task = {"llava": "entailment", "paligemma": "caption"}.get(name, "vqa")
+    options = TrainOptions(
+        task=task,
+        model=str(folders[name]),
+        train="shapes:source:train:8",
+        eval="shapes:source:test:4",
+        eval_split="test",
+        method=method,
+        output=str(tmp_path / "run"),
+        max_steps=2,
+        batch_size=2,
+        num_beams=1 if task != "entailment" else None,
+        quiet=True,
+    )
+    metrics = train(options).metrics
+    assert metrics["status"] == "finished"
+    assert metrics["scores"]["after"]["rows"] == 4
+    assert (tmp_path / "run" / "adapter").is_dir() == (method != "full")
+
+
+def test_encoder_decoders_are_refused(tmp_path):
+    from tiny_models import build
+
+    build("blip-2 (T5)").save_pretrained(tmp_path)
+    PROCESSORS["blip-2 (OPT)"]().save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="is an encoder-decoder"):
+        load_backbone(str(tmp_path))

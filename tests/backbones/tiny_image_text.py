@@ -1,0 +1,141 @@
+"""Tiny random image-text models in folders, each with a processor made on the spot."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import transformers as tf
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "architectures"))
+
+from tiny_models import build
+
+SPECIAL = {
+    0: "<pad>",
+    1: "<s>",
+    2: "</s>",
+    3: "<unk>",
+    90: "<image>",
+    91: "<vs>",
+    92: "<ve>",
+    93: "<video>",
+    94: "<fake_token_around_image>",
+    95: "<end_of_utterance>",
+    96: "<global-img>",
+}
+WORDS = [
+    "user",
+    "assistant",
+    "what",
+    "color",
+    "is",
+    "the",
+    "thing",
+    "?",
+    "red",
+    "blue",
+    "green",
+    "yellow",
+    "yes",
+    "no",
+    "a",
+    "an",
+    ".",
+    ",",
+    "how",
+    "many",
+    "1",
+    "2",
+    "3",
+]
+TEMPLATE = (
+    "{% for m in messages %}{{ m['role'] }} {% for c in m['content'] %}"
+    "{% if c['type'] == 'image' %}IMAGE{% else %} {{ c['text'] }}{% endif %}{% endfor %}{% endfor %}"
+    "{% if add_generation_prompt %} assistant {% endif %}"
+)
+
+
+def tokenizer() -> Any:
+    names = dict(SPECIAL)
+    words = iter(WORDS)
+    for i in range(99):
+        if i not in names:
+            names[i] = next(words, f"w{i}")
+    core = Tokenizer(models.WordLevel({name: i for i, name in names.items()}, unk_token="<unk>"))
+    core.pre_tokenizer = pre_tokenizers.Whitespace()
+    made = tf.PreTrainedTokenizerFast(
+        tokenizer_object=core, bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>",
+        additional_special_tokens=[name for i, name in SPECIAL.items() if i >= 90], padding_side="left",
+    )  # fmt: skip
+    for attribute, token in (("image_token", "<image>"), ("video_token", "<video>")):
+        setattr(made, attribute, token)
+        setattr(made, attribute + "_id", made.convert_tokens_to_ids(token))
+    return made
+
+
+_SIZE = {"height": 16, "width": 16}
+
+
+def _llava() -> Any:
+    images = tf.CLIPImageProcessor(size={"shortest_edge": 16}, crop_size=_SIZE)
+    return tf.LlavaProcessor(
+        image_processor=images, tokenizer=tokenizer(), patch_size=8, vision_feature_select_strategy="default",
+        num_additional_image_tokens=1, chat_template=TEMPLATE.replace("IMAGE", "<image>"),
+    )  # fmt: skip
+
+
+class StillQwen2VLProcessor(tf.Qwen2VLProcessor):
+    """Without the video processor, which needs torchvision."""
+
+    def __init__(self, image_processor: Any = None, tokenizer: Any = None, chat_template: Any = None) -> None:
+        self.image_token, self.video_token = "<image>", "<video>"
+        self.image_token_id, self.video_token_id = 90, 93
+        tf.ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=chat_template)
+
+
+def _qwen2_vl() -> Any:
+    sizes = {"patch_size": 4, "merge_size": 2, "temporal_patch_size": 2}
+    images = tf.Qwen2VLImageProcessor(size={"shortest_edge": 256, "longest_edge": 256}, **sizes)
+    return StillQwen2VLProcessor(images, tokenizer(), TEMPLATE.replace("IMAGE", "<vs> <image> <ve>"))
+
+
+def _paligemma() -> Any:
+    images = tf.SiglipImageProcessor(size=_SIZE)
+    images.image_seq_length = 4
+    return tf.PaliGemmaProcessor(image_processor=images, tokenizer=tokenizer())
+
+
+def _blip2() -> Any:
+    return tf.Blip2Processor(
+        image_processor=tf.BlipImageProcessor(size=_SIZE), tokenizer=tokenizer(), num_query_tokens=3
+    )
+
+
+def _idefics3() -> Any:
+    made = tokenizer()
+    images = tf.Idefics3ImageProcessor(
+        size={"longest_edge": 16}, max_image_size={"longest_edge": 16}, do_image_splitting=False
+    )
+    return tf.Idefics3Processor(
+        image_processor=images, tokenizer=made, image_seq_len=4, chat_template=TEMPLATE.replace("IMAGE", "<image>")
+    )
+
+
+PROCESSORS: dict[str, Callable[[], Any]] = {
+    "llava": _llava,
+    "qwen2-vl": _qwen2_vl,
+    "paligemma": _paligemma,
+    "blip-2 (OPT)": _blip2,
+    "idefics3": _idefics3,
+}
+
+
+def save(name: str, folder: Path) -> Path:
+    """Write model and processor of this name to a folder."""
+    build(name).save_pretrained(folder)
+    PROCESSORS[name]().save_pretrained(folder)
+    return folder
