@@ -33,14 +33,13 @@ def guess_row(module: nn.Module) -> AttentionRow | None:
     source = _forward_source(cls)
     children = {name for name, _ in module.named_children()}
     query, value, output = (next((n for n in names if n in children), None) for names in (QUERY, VALUE, OUTPUT))
-    heads = next((path for path in _HEADS if isinstance(_value(module, path), int)), None)
+    heads = next((path for path in _HEADS if isinstance(dotted(module, path), int)), None)
     if "ALL_ATTENTION_FUNCTIONS" not in source or not (query and value and output and heads):
         return None
     rotated = "rotary" in source or "position_embeddings" in source
     if rotated and any(name in children for name in ("q_norm", "q_layernorm", "query_norm")):
         return None
-    causal = getattr(module, "is_decoder", None)
-    causal = bool(causal) or bool(getattr(module, "is_causal", False))
+    causal = any(bool(getattr(module, name, False)) for name in ("is_decoder", "is_causal"))
     return AttentionRow(
         module=cls.__name__,
         query=query,
@@ -48,7 +47,7 @@ def guess_row(module: nn.Module) -> AttentionRow | None:
         output=output,
         num_heads=heads,
         decoder=causal,
-        part="language" if causal or "Text" in cls.__name__ else "vision",
+        part="vision" if not causal and hasattr(module.config, "patch_size") else "language",
         node_query=NodeQuery(query) if rotated else None,
     )
 
@@ -61,7 +60,8 @@ def _forward_source(cls: type) -> str:
         return ""
 
 
-def _value(module: nn.Module, path: str) -> object:
+def dotted(module: nn.Module, path: str) -> object:
+    """The attribute at a dotted path, None where there is none."""
     found: object = module
     for attribute in path.split("."):
         found = getattr(found, attribute, None)

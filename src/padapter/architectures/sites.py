@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from padapter.architectures.generic import guess_row
+from padapter.architectures.generic import dotted, guess_row
 from padapter.architectures.table import Architecture, AttentionRow, FeedForwardRow, architectures
 from padapter.errors import UserError
 
@@ -123,13 +123,13 @@ def _attention_site(
     for path in paths:
         _submodule(model, path, row.module, name)
     query = _submodule(model, resolve(name, _existing(module, row.query)), row.module, name)
-    heads = _attribute(module, row.num_heads)
+    heads = dotted(module, row.num_heads)
     if not isinstance(heads, int):
         raise UserError(
             f"architecture row {row.module}: attribute {row.num_heads!r} of module {name!r} is not an integer number "
             "of heads; mend `num_heads` in the row."
         )
-    decoder = row.decoder if isinstance(row.decoder, bool) else bool(_attribute(module, row.decoder))
+    decoder = row.decoder if isinstance(row.decoder, bool) else bool(dotted(module, row.decoder))
     part = "language" if row.part == "vision" and _TEXT_TOWER.fullmatch(name) else row.part
     if architecture is not None and architecture.encoders and re.fullmatch(architecture.encoders, name):
         decoder, part = False, architecture.encoder_part or part
@@ -139,14 +139,7 @@ def _attention_site(
 
 def _existing(module: nn.Module, paths: str) -> str:
     """The first of several paths, separated by ``|``, that the module has."""
-    return next((path for path in paths.split("|") if isinstance(_attribute(module, path), nn.Module)), paths)
-
-
-def _attribute(module: nn.Module, path: str) -> object:
-    found: object = module
-    for attribute in path.split("."):
-        found = getattr(found, attribute, None)
-    return found
+    return next((path for path in paths.split("|") if isinstance(dotted(module, path), nn.Module)), paths)
 
 
 def _feed_forward_site(

@@ -162,13 +162,17 @@ class Backbone(ABC):
     @property
     def base_model(self) -> Any:
         """The model without a PEFT wrapper; adapters injected into it stay."""
-        unwrap = getattr(self.model, "get_base_model", None)
-        return self.model if unwrap is None else unwrap()
+        return unwrapped(self.model)
 
     @property
     def device(self) -> torch.device:
         """Where the model's weights are."""
         return next(self.model.parameters()).device
+
+
+def unwrapped(model: Any) -> Any:
+    """A model without its PEFT wrapper, if it has one."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from torch import nn
 from transformers import AutoTokenizer, BlipForConditionalGeneration, BlipProcessor, GenerationConfig
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
-from padapter.backbones.base import Backbone, LossReduction, Part, TrainingExample, evaluating
+from padapter.backbones.base import Backbone, LossReduction, Part, TrainingExample, evaluating, unwrapped
 from padapter.backbones.losses import next_token_loss
 from padapter.backbones.ranking import CHUNK, candidate_tensors, continuation_log_probs, first_choices
 from padapter.backbones.sequences import TokenSequence, join, keep_right, pad_left, training_tensors
@@ -55,7 +55,7 @@ class BlipTrainingModule(nn.Module):
         **_: Any,
     ) -> dict[str, torch.Tensor]:
         """Return ``{"loss": (), "logits": (S, L, V)}``; shapes of the inputs as in :meth:`Backbone.collate`."""
-        blip = _unwrap(self.model)
+        blip = unwrapped(self.model)
         states = encode_images(blip, pixel_values)[image_index]  # (S, N, d)
         logits = blip.text_decoder(
             input_ids=input_ids,
@@ -91,7 +91,7 @@ class BlipBackbone(Backbone):
     projections: Mapping[Part, tuple[str, ...]] = {"text": ("query", "value"), "image": ("qkv",)}
 
     def __init__(self, model: nn.Module, processor: Any, name: str, max_length: int | None = None) -> None:
-        text_config = _unwrap(model).config.text_config
+        text_config = unwrapped(model).config.text_config
         positions = int(text_config.max_position_embeddings)
         super().__init__(model, processor, name, positions if max_length is None else max_length)
         if not 2 <= self.max_length <= positions:
@@ -99,7 +99,7 @@ class BlipBackbone(Backbone):
         self.start_id = int(text_config.bos_token_id)
         self.end_id = int(text_config.sep_token_id)
         self.pad_id = int(text_config.pad_token_id)
-        _check_processor(_unwrap(model).config, processor, name)
+        _check_processor(unwrapped(model).config, processor, name)
 
     @classmethod
     def load(cls, path: str | Path, *, name: str, dtype: torch.dtype) -> BlipBackbone:
@@ -301,10 +301,6 @@ def encode_images(blip: Any, pixel_values: torch.Tensor) -> torch.Tensor:
     trained = any(parameter.requires_grad for parameter in blip.vision_model.parameters())
     with torch.set_grad_enabled(trained and torch.is_grad_enabled()):
         return blip.vision_model(pixel_values=pixel_values).last_hidden_state
-
-
-def _unwrap(model: Any) -> Any:
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def _paired(images: Sequence[Image.Image], prompts: Sequence[str]) -> bool:

@@ -19,7 +19,7 @@ from torch import nn
 from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig
 
 from padapter.architectures import AttentionSite, find_sites
-from padapter.backbones.base import Backbone, LossReduction, Part, TrainingExample, evaluating
+from padapter.backbones.base import Backbone, LossReduction, Part, TrainingExample, evaluating, unwrapped
 from padapter.backbones.losses import next_token_loss
 from padapter.backbones.ranking import first_choices
 from padapter.backbones.sequences import IGNORE
@@ -79,7 +79,7 @@ class ImageTextBackbone(Backbone):
     """
 
     def __init__(self, model: nn.Module, processor: Any, name: str, max_length: int | None = None) -> None:
-        config = _unwrap(model).config
+        config = unwrapped(model).config
         text = config.get_text_config()
         if getattr(config, "is_encoder_decoder", False) or getattr(text, "is_encoder_decoder", False):
             raise UserError(
@@ -93,7 +93,7 @@ class ImageTextBackbone(Backbone):
         self.end_id = int(tokenizer.eos_token_id)
         self.pad_id = int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id)
         self.kind = str(config.model_type)
-        sites = find_sites(_unwrap(model)).values()
+        sites = find_sites(unwrapped(model)).values()
         roots = {part: _common([s.name for s in sites if s.part == part]) for part in ("language", "vision")}
         self.parts: Mapping[Part, str] = {"text": roots["language"], "image": roots["vision"]}
         self.projections: Mapping[Part, tuple[str, ...]] = {
@@ -323,7 +323,3 @@ def _common(names: Sequence[str]) -> str:
     """The longest dotted path that all names begin with."""
     columns = zip(*(name.split(".") for name in names), strict=False)
     return ".".join(parts[0] for parts in itertools.takewhile(lambda parts: len(set(parts)) == 1, columns))
-
-
-def _unwrap(model: Any) -> Any:
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
