@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 import torch
 import torch.nn.functional as F
 from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils.integrations import dequantize_module_weight
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
@@ -206,18 +205,6 @@ def features(linear: nn.Module) -> tuple[int, int]:
         if not isinstance(linear, (nn.Embedding, nn.Bilinear)):
             return linear.in_features, linear.out_features  # type: ignore[return-value]
     raise UserError(f"a module of class {type(linear).__name__} cannot be adapted; target torch.nn.Linear modules.")
-
-
-def projection_weight(linear: nn.Module) -> torch.Tensor:
-    """Weight (out_features, in_features) of a Linear, dequantised, detached."""
-    weight: torch.Tensor = linear.weight if _is_plain(linear) else dequantize_module_weight(linear)  # type: ignore[assignment]
-    weight = weight.detach()
-    return weight.T if isinstance(linear, Conv1D) else weight
-
-
-def _is_plain(linear: nn.Module) -> bool:
-    """Whether a weight is no quantised one; `dequantize_module_weight` finds that out in ways no compiler follows."""
-    return not hasattr(linear, "W_q") and type(linear.weight) is nn.Parameter
 
 
 def modules_of(model: nn.Module) -> Iterator[BottleneckLayer]:

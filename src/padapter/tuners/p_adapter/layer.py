@@ -13,10 +13,11 @@ from padapter.architectures import AttentionCall, AttentionSite, PackedSlice, Si
 from padapter.architectures.per_thread import PerThread
 from padapter.functional import metric_factor
 from padapter.tuners.base_config import AdapterConfig
-from padapter.tuners.base_layer import BottleneckLayer, BottleneckSettings, init_linear, projection_weight
+from padapter.tuners.base_layer import BottleneckLayer, BottleneckSettings, init_linear
 from padapter.tuners.batches import Group
 from padapter.tuners.p_adapter.config import PAdapterConfig
 from padapter.tuners.p_adapter.message_passing import MESSAGE_PASSING, MessagePassing
+from padapter.tuners.weights import projection_weight, stored_weight
 
 
 @dataclass(frozen=True)
@@ -268,7 +269,7 @@ class PAdapterLayer(BottleneckLayer):
     def _metric_factor(self, num_heads: int) -> torch.Tensor:
         """R with R R^T = Wo Wo^T per head, (H, dh, dh); computed again when the projection has changed."""
         projection = self.get_base_layer()
-        stored: torch.Tensor = projection.weight  # type: ignore[assignment]
+        stored = stored_weight(projection)
         # What identifies a weight cannot be read while a graph is compiled: the graph keeps to what is known.
         known = None if self._metric is None else self._metric[0][-3:]
         if torch.compiler.is_compiling() and known == (stored.device, stored.dtype, num_heads):

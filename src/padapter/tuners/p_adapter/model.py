@@ -11,6 +11,7 @@ from padapter.tuners.base_layer import features
 from padapter.tuners.base_model import BottleneckTuner
 from padapter.tuners.p_adapter.config import PAdapterConfig
 from padapter.tuners.p_adapter.layer import PAdapterLayer
+from padapter.tuners.weights import check_readable
 
 
 class PAdapterModel(BottleneckTuner):
@@ -31,8 +32,10 @@ class PAdapterModel(BottleneckTuner):
                 f"padapter knows; it looked for {describe_sites(self.sites.values())}. Name such a projection in "
                 "`target_modules`, or describe the model's attention with padapter.architectures.register_architecture."
             )
-        width = features(target.get_base_layer() if isinstance(target, BaseTunerLayer) else target)[1]
+        linear = target.get_base_layer() if isinstance(target, BaseTunerLayer) else target
+        width = features(linear)[1]
         if isinstance(site, AttentionSite):
+            check_readable(linear, f"target module {key!r}")
             config.width(width, site.num_heads)
             config.resolve_degree(site.decoder)
         elif not config.adapts_ffn:
