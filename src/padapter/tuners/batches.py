@@ -56,7 +56,8 @@ class Batch:
     Attributes:
         samples: the names.
         repeats: rows of text that ``generate`` makes of a sample.
-        image_tokens: how many image tokens the text of each sample has; None where a model has no such tokens.
+        image_tokens: how many image tokens the text of each sample has, or other numbers that its rows in the image
+            encoder are in proportion to; None where a model has no such tokens, empty where nothing can be told.
         images: images (or tiles) per sample where every sample has the same number, padded or not; 0 if unknown.
     """
 
@@ -179,10 +180,27 @@ def _images(model: nn.Module, samples: int, inputs: Mapping[str, Any]) -> tuple[
     token = next(
         (getattr(config, name) for name in ("image_token_id", "image_token_index") if hasattr(config, name)), None
     )
-    if token is None or not isinstance(ids, torch.Tensor) or "image_sizes" in inputs:
-        # With `image_sizes` the number of tokens depends on the shape of an image, not on the number of its tiles.
+    sizes = inputs.get("image_sizes")
+    if sizes is not None and len({tuple(size) for size in torch.as_tensor(sizes).tolist()}) > 1:
+        # The number of tokens depends on the shape of an image then, not on the number of its tiles.
+        counts = inputs.get("batch_num_images")
+        one_each = len(sizes) == samples and (counts is None or all(int(count) == 1 for count in counts))
+        return _tiles(config, sizes) if one_each else (), images
+    if token is None or not isinstance(ids, torch.Tensor):
         return None, images
     return tuple((ids == token).sum(dim=1).tolist()), images
+
+
+def _tiles(config: Any, sizes: torch.Tensor | Sequence[Sequence[int]]) -> tuple[int, ...]:
+    """Tiles of each sample's one image (LLaVA-NeXT, LLaVA-OneVision), the whole image counted; empty if not known."""
+    from transformers.image_processing_utils import select_best_resolution
+
+    grids = getattr(config, "image_grid_pinpoints", None)
+    if grids is None:
+        return ()
+    tile: int = config.vision_config.image_size
+    best = (select_best_resolution(tuple(size), grids) for size in torch.as_tensor(sizes).tolist())
+    return tuple(1 + math.ceil(height / tile) * math.ceil(width / tile) for height, width in best)
 
 
 _ONE_PER_SAMPLE = ("input_ids", "inputs_embeds", "attention_mask", "decoder_input_ids", "pixel_values")

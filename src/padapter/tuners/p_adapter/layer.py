@@ -16,7 +16,7 @@ from padapter.tuners.base_config import AdapterConfig
 from padapter.tuners.base_layer import BottleneckLayer, BottleneckSettings, init_linear
 from padapter.tuners.batches import Group
 from padapter.tuners.p_adapter.config import PAdapterConfig
-from padapter.tuners.p_adapter.message_passing import MESSAGE_PASSING, MessagePassing
+from padapter.tuners.p_adapter.message_passing import MESSAGE_PASSING, MessagePassing, without_padding
 from padapter.tuners.weights import projection_weight, stored_weight
 
 
@@ -258,6 +258,8 @@ class PAdapterLayer(BottleneckLayer):
         mask = call.attention_mask
         if mask is not None and mask.dim() == 4 and mask.shape[0] > 1:
             mask = group.take(mask)
+        if settings.degree == "symmetric" and mask is not None and "cross" not in self.__dict__["_site"].name:
+            mask = without_padding(mask, call.query.shape[2], call.key.shape[2])
         arguments = operator.arguments(*self.exponents(adapter_name)) | {
             "attention_mask": mask,
             "is_causal": call.is_causal,

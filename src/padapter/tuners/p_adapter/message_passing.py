@@ -34,6 +34,29 @@ class MessagePassing:
         return ({"p": p} if self.uses_p else {}) | ({"mu": mu} if self.uses_mu else {})
 
 
+def without_padding(mask: torch.Tensor, queries: int, keys: int) -> torch.Tensor:
+    """Remove the rows of padding from the mask of a bidirectional self-attention.
+
+    The degree of a value node sums over all queries, and padding is not one: without this, what a sample gets would
+    depend on how far its batch is padded. Padding is a token that no query may attend to.
+
+    Args:
+        mask: boolean (True = attend) or additive, (B or 1, H or 1, N1 or 1, N2).
+        queries: N1.
+        keys: N2.
+
+    Returns:
+        The mask, with every key removed from the rows of padding; as it is if it has other dimensions or N1 != N2.
+    """
+    if mask.dim() != 4 or queries != keys or mask.shape[-1] != keys:
+        return mask
+    boolean = mask.dtype == torch.bool
+    # Half of the smallest number: position biases are far above it, and hidden keys below it.
+    hidden = ~mask if boolean else mask <= torch.finfo(mask.dtype).min / 2
+    padding = hidden.all(dim=-2).unsqueeze(-1)  # (B or 1, H or 1, N1, 1)
+    return mask & ~padding if boolean else mask.masked_fill(padding, -torch.inf)
+
+
 MESSAGE_PASSING: dict[str, MessagePassing] = {
     # p-Laplacian message passing, equations (7)-(8).
     "pgnn": MessagePassing(p_laplacian_attention, p_laplacian_weights, uses_p=True, uses_mu=True),
