@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from test_every_architecture import GENERATING, PROMPTED
+from test_every_architecture import GENERATING
+from test_windows_and_padding import DECODERS, SENSITIVE
 from tiny_models import MODELS, build
 
 from padapter.architectures import AttentionSite, Site, find_sites
@@ -36,7 +37,7 @@ def table() -> str:
         connector = [site for site in sites if site.part == "connector"]
         linear = "linear layers" if connector else "-"
         tested = ["start, gradients, saving, mixed batches"]
-        tested += ["generation"] * (name in GENERATING) + ["padding"] * (name in PROMPTED)
+        tested += ["generation"] * (name in GENERATING) + ["padding"] * (name in DECODERS and name not in SENSITIVE)
         parts = [
             name,
             f"`{type(model).__name__}`",
