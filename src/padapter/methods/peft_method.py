@@ -91,7 +91,7 @@ class PeftMethod(Method[OptionsT]):
 
     def _wrap(self, backbone: Backbone, config: Any) -> None:
         """Wrap the model, with PEFT's complaints about targets as user errors."""
-        from padapter.architectures.blip_checkpointing import embed_out_of_place
+        from padapter.architectures.checkpointing import support_checkpointing
 
         base = backbone.base_model
         try:
@@ -100,7 +100,7 @@ class PeftMethod(Method[OptionsT]):
             if isinstance(error, UserError):
                 raise
             raise UserError(f"method '{self.name}' cannot be applied to model '{backbone.name}': {error}") from error
-        embed_out_of_place(base)
+        support_checkpointing(base)
         # What the user called the model; PEFT would record where its files were found.
         wrapped: Any = backbone.model
         wrapped.active_peft_config.base_model_name_or_path = backbone.name

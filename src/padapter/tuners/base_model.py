@@ -12,7 +12,7 @@ from peft.utils import INCLUDE_LINEAR_LAYERS_SHORTHAND
 from torch import nn
 
 from padapter.architectures import AttentionSite, Site, as_pattern, default_sites, find_sites
-from padapter.architectures.blip_checkpointing import embed_in_place, embed_out_of_place
+from padapter.architectures.checkpointing import forget_checkpointing, support_checkpointing
 from padapter.errors import UserError
 from padapter.tuners.base_config import AdapterConfig
 from padapter.tuners.base_layer import NOT_MERGEABLE, BottleneckLayer
@@ -67,12 +67,12 @@ class BottleneckTuner(BaseTuner):
         self.__dict__["_adapted"] = model
         self.__dict__["_sites"] = find_sites(model)
         super().inject_adapter(model, adapter_name, *args, **kwargs)
-        embed_out_of_place(model)
+        support_checkpointing(model)
 
     def unload(self) -> nn.Module:
         """The base model without any adapter; see ``BaseTuner.unload``."""
         model: nn.Module = super().unload()
-        embed_in_place(model)
+        forget_checkpointing(model)
         return model
 
     def _prepare_model(self, peft_config: AdapterConfig, model: nn.Module) -> None:
