@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import pytest
 import torch
 from peft import get_peft_model
 
 from padapter.tuners import PAdapterConfig
+from padapter.tuners.p_adapter.metric import metric_factor_of
 
 HEADS, DH = 4, 8
 
@@ -133,7 +137,7 @@ def test_metric_follows_the_projection(tiny_blip):
     layer = model.base_model.model.text_decoder.bert.encoder.layer[0].attention.output.dense
 
     def gram():
-        factor = layer._metric_factor(HEADS)
+        factor = layer.metric_factor(HEADS)
         return factor @ factor.mT
 
     def expected():
@@ -141,14 +145,14 @@ def test_metric_follows_the_projection(tiny_blip):
         return slices @ slices.mT
 
     torch.testing.assert_close(gram(), expected())
-    assert layer._metric_factor(HEADS) is layer._metric_factor(HEADS)
+    assert layer.metric_factor(HEADS) is layer.metric_factor(HEADS)
     with torch.no_grad():
         layer.base_layer.weight.mul_(2)
     torch.testing.assert_close(gram(), expected())
     layer.base_layer.weight = torch.nn.Parameter(torch.randn(32, 32))
     torch.testing.assert_close(gram(), expected())
     model.double()
-    assert layer._metric_factor(HEADS).dtype == torch.float64
+    assert layer.metric_factor(HEADS).dtype == torch.float64
 
 
 def test_output_projection_without_its_attention_is_refused(tiny_blip):
@@ -169,3 +173,14 @@ def test_attention_dropout_drops_only_in_training(tiny_blip):
         assert torch.equal(model(**batch).logits, model(**batch).logits)
         model.train()
         assert not torch.equal(model(**batch).logits, model(**batch).logits)
+
+
+def test_a_compiled_graph_asks_the_copy_of_a_layer_for_its_own_metric(tiny_blip):
+    model = get_peft_model(tiny_blip, PAdapterConfig()).eval()
+    layer = model.base_model.model.text_decoder.bert.encoder.layer[0].attention.output.dense
+    for again in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        with torch.no_grad():
+            again.base_layer.weight.mul_(2)
+        factor = metric_factor_of(again._number, torch.empty(0), HEADS, DH, False)
+        torch.testing.assert_close(factor, 2 * layer.metric_factor(HEADS))
+        assert factor is not again.metric_factor(HEADS)

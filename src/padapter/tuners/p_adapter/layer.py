@@ -17,6 +17,7 @@ from padapter.tuners.base_layer import BottleneckLayer, BottleneckSettings, init
 from padapter.tuners.batches import Group
 from padapter.tuners.p_adapter.config import PAdapterConfig
 from padapter.tuners.p_adapter.message_passing import MESSAGE_PASSING, MessagePassing, without_padding
+from padapter.tuners.p_adapter.metric import enrol, metric_factor_of
 from padapter.tuners.weights import projection_weight, stored_weight
 
 
@@ -69,6 +70,12 @@ class PAdapterLayer(BottleneckLayer):
         self.__dict__["_site"] = site
         self.part = site.part
         self._metric: tuple[tuple[Any, ...], torch.Tensor] | None = None
+        self._number = enrol(self)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """As ``torch.nn.Module``; a copy is another layer."""
+        super().__setstate__(state)
+        self._number = enrol(self)
 
     def update_layer(self, adapter_name: str, config: PAdapterConfig) -> None:
         """Add an adapter, and connect the attention module if it is the first."""
@@ -124,10 +131,29 @@ class PAdapterLayer(BottleneckLayer):
         return p, mu
 
     def train(self, mode: bool = True) -> PAdapterLayer:
-        """As ``torch.nn.Module.train``; what was computed from the projection's weight is computed anew."""
-        self._metric = None  # writes through ``weight.data`` leave no trace that `_metric_factor` could see
+        """As ``torch.nn.Module.train``; what was computed from the projection's weight is forgotten."""
+        self._metric = None  # writes through ``weight.data`` leave no trace that `metric_factor` could see
         super().train(mode)
         return self
+
+    def metric_factor(self, num_heads: int) -> torch.Tensor:
+        """R with R R^T = Wo Wo^T per head, (H, dh, dh); computed again when the projection has changed.
+
+        Args:
+            num_heads: H.
+        """
+        projection = self.get_base_layer()
+        stored = stored_weight(projection)
+        version = 0 if stored.is_inference() else stored._version
+        key = (id(stored), stored.data_ptr(), version, stored.device, stored.dtype, num_heads)
+        if self._metric is None or self._metric[0] != key:
+            # Not in inference mode, even if this call is: what is made there can never take part in training.
+            with torch.inference_mode(False), torch.no_grad():
+                weight = projection_weight(projection)
+                weight = weight.clone() if weight.is_inference() else weight
+                wide = weight if weight.dtype == torch.float64 else weight.float()
+                self._metric = (key, metric_factor(wide, num_heads))
+        return self._metric[1]
 
     def attend(self, call: AttentionCall) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Context of the attention module, as the active adapters want it.
@@ -220,7 +246,7 @@ class PAdapterLayer(BottleneckLayer):
         """Equations (7)-(8) in head space: context (rows, N1, H, dh), weights (rows, H, N1, N2) where recorded."""
         operator, arguments = self._operator(adapter_name, call, group)
         query, key, value = (group.take(states) for states in (call.query, call.key, call.value))
-        arguments["metric_factor"] = self._metric_factor(call.query.shape[1])
+        arguments["metric_factor"] = self._metric_factor(call.query)
         arguments["node_query"] = None if call.node_query is None else group.take(call.node_query)
         context = operator.context(query, key, value, dropout_p=call.dropout, **arguments)
         weights = operator.weights(query, key, value, **arguments)[0] if call.need_weights else None
@@ -268,24 +294,14 @@ class PAdapterLayer(BottleneckLayer):
         }
         return operator, arguments
 
-    def _metric_factor(self, num_heads: int) -> torch.Tensor:
-        """R with R R^T = Wo Wo^T per head, (H, dh, dh); computed again when the projection has changed."""
-        projection = self.get_base_layer()
-        stored = stored_weight(projection)
-        # What identifies a weight cannot be read while a graph is compiled: the graph keeps to what is known.
-        known = None if self._metric is None else self._metric[0][-3:]
-        if torch.compiler.is_compiling() and known == (stored.device, stored.dtype, num_heads):
-            return self._metric[1]  # type: ignore[index]
-        version = 0 if stored.is_inference() else stored._version
-        key = (id(stored), stored.data_ptr(), version, stored.device, stored.dtype, num_heads)
-        if self._metric is None or self._metric[0] != key:
-            # Not in inference mode, even if this call is: what is made there can never take part in training.
-            with torch.inference_mode(False), torch.no_grad():
-                weight = projection_weight(projection)
-                weight = weight.clone() if weight.is_inference() else weight
-                wide = weight if weight.dtype == torch.float64 else weight.float()
-                self._metric = (key, metric_factor(wide, num_heads))
-        return self._metric[1]
+    def _metric_factor(self, query: torch.Tensor) -> torch.Tensor:
+        """`metric_factor` for a query (B, H, N1, dk), in a compiled graph too."""
+        num_heads = query.shape[1]
+        if not torch.compiler.is_compiling():
+            return self.metric_factor(num_heads)
+        is_double = stored_weight(self.get_base_layer()).dtype == torch.float64
+        with torch.no_grad():
+            return metric_factor_of(self._number, query, num_heads, self.in_features // num_heads, is_double)
 
     def _settings(self, config: PAdapterConfig, form: str, degree: str) -> PAdapterSettings:
         return PAdapterSettings(
