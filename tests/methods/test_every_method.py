@@ -164,3 +164,38 @@ def test_defaults_are_those_of_the_config(name):
     defaults = type(config)()
     for field in vars(method.options()):
         assert getattr(config, field) == getattr(defaults, field), field
+
+
+@pytest.mark.parametrize("name", ["p-adapter", "adapter"])
+@pytest.mark.parametrize(
+    ("where", "parts"),
+    [
+        ("decoder", {"text_decoder"}),
+        ("vision", {"vision_model"}),
+        (" decoder , vision ", {"text_decoder", "vision_model"}),
+        ("all", {"text_decoder", "vision_model"}),
+    ],
+)
+def test_where_chooses_parts_of_the_model(name, where, parts, tmp_path):
+    backbone = adapted(name, where=where)
+    trained = {key.split(".")[2] for key, p in backbone.model.named_parameters() if p.requires_grad}
+    assert trained == parts
+    METHODS[name].save(backbone, tmp_path)
+    again = make_backbone()
+    METHODS[name].load(again, tmp_path, trainable=True)
+    assert {key.split(".")[2] for key, p in again.model.named_parameters() if p.requires_grad} == parts
+
+
+@pytest.mark.parametrize("name", ["p-adapter", "adapter"])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"where": "decoder,image"}, "`where` must be one or several of 'decoder', 'language', 'vision'"),
+        ({"where": ","}, "`where` must be one or several of"),
+        ({"where": "connector"}, "leaves nothing to adapt"),
+        ({"where": "vision", "target_modules": "projection"}, "no effect beside target_modules='projection'"),
+    ],
+)
+def test_a_place_that_cannot_be_is_refused(name, options, message):
+    with pytest.raises(UserError, match=message):
+        adapted(name, **options)

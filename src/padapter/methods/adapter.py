@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from padapter.methods.options import option
-from padapter.methods.peft_method import OwnTuner, targets
+from padapter.methods.peft_method import OwnTuner, places
 
 if TYPE_CHECKING:
     from padapter.backbones import Backbone
@@ -29,6 +29,10 @@ class AdapterOptions:
     activation: str = option("relu", help="Activation in the bottleneck, a name transformers knows.")
     scaling: float | Literal["learned"] = option(1.0, help="Factor of the adapter's output, or 'learned'.")
     dropout: float = option(0.0, help="Dropout on the bottleneck's input.")
+    where: str = option(
+        "decoder",
+        help="Which parts of the model to adapt, separated by commas: decoder, language, vision, connector, all.",
+    )
     target_modules: str | None = option(
         None,
         help="Output projections to adapt, instead of location: names separated by commas, or a regular expression.",
@@ -47,5 +51,5 @@ class Adapter(OwnTuner[AdapterOptions]):
         """See :meth:`PeftMethod.config`."""
         from padapter.tuners import BottleneckConfig
 
-        fields = {**vars(options), "target_modules": targets(options.target_modules)}
+        fields = {**vars(options), **places(options.where, options.target_modules)}
         return BottleneckConfig(**fields)

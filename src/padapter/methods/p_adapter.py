@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from padapter.methods.options import option
-from padapter.methods.peft_method import OwnTuner, targets
+from padapter.methods.peft_method import OwnTuner, places
 
 if TYPE_CHECKING:
     from padapter.backbones import Backbone
@@ -38,6 +38,10 @@ class PAdapterOptions:
         None, help="Whether feed-forward blocks get a vanilla adapter too; none means only in the bottleneck form."
     )
     ffn_reduction_factor: float = option(8, help="The reduction factor of these.")
+    where: str = option(
+        "decoder",
+        help="Which parts of the model to adapt, separated by commas: decoder, language, vision, connector, all.",
+    )
     target_modules: str | None = option(
         None,
         help="Output projections to adapt: names separated by commas, or a regular expression; "
@@ -57,5 +61,5 @@ class PAdapter(OwnTuner[PAdapterOptions]):
         """See :meth:`PeftMethod.config`."""
         from padapter.tuners import PAdapterConfig
 
-        fields = {**vars(options), "target_modules": targets(options.target_modules)}
+        fields = {**vars(options), **places(options.where, options.target_modules)}
         return PAdapterConfig(**fields)

@@ -172,6 +172,27 @@ def targets(text: str | None) -> list[str] | str | None:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
+def places(where: str, target_modules: str | None) -> dict[str, Any]:
+    """Read where the adapters of our own tuners go, as a user writes it.
+
+    Args:
+        where: Parts of the model separated by commas; the configuration checks their names.
+        target_modules: See `targets`.
+
+    Returns:
+        The fields ``where`` and ``target_modules`` of the configuration.
+
+    Raises:
+        UserError: If both are given, as the former would have no effect, or if ``target_modules`` cannot be read.
+    """
+    parts = [part.strip() for part in where.split(",") if part.strip()]
+    if target_modules is not None and parts != ["decoder"]:
+        raise UserError(
+            f"--set where: {where!r} has no effect beside target_modules={target_modules!r}; leave one out."
+        )
+    return {"where": parts[0] if len(parts) == 1 else parts, "target_modules": targets(target_modules)}
+
+
 def part_pattern(backbone: Backbone, part: str, names: Sequence[str]) -> str:
     """Regular expression for modules called one of ``names`` inside a part of the model.
 
