@@ -21,6 +21,7 @@ from transformers.pytorch_utils import Conv1D
 from padapter.errors import UserError
 from padapter.tuners.base_config import INIT_STD, AdapterConfig
 from padapter.tuners.batches import Batch, Group
+from padapter.tuners.offload import fetched
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,8 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
 
     def finish_update(self, adapter_name: str, config: AdapterConfig) -> None:
         """Put a new adapter where the base layer is, and give it the state of the active adapters."""
-        self._move_adapter_to_device_of_base_layer(adapter_name)
+        with fetched(self.get_base_layer()):
+            self._move_adapter_to_device_of_base_layer(adapter_name)
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
         self.train(self.training)  # its new modules too
 

@@ -17,6 +17,7 @@ from padapter.errors import UserError
 from padapter.tuners.base_config import AdapterConfig
 from padapter.tuners.base_layer import NOT_MERGEABLE, BottleneckLayer
 from padapter.tuners.batches import check_one_name_per_sample, mixed_batch, rows_per_sample
+from padapter.tuners.offload import fetched
 
 
 class BottleneckTuner(BaseTuner):
@@ -108,7 +109,8 @@ class BottleneckTuner(BaseTuner):
         layer.update_layer(adapter_name, peft_config)
         if adapter_name not in self.active_adapters:
             layer.requires_grad_(False)
-        self._replace_module(parent, target_name, layer, target)
+        with fetched(layer.get_base_layer()):  # PEFT puts the adapter where the weight is
+            self._replace_module(parent, target_name, layer, target)
 
     def _check_merge_allowed(self) -> None:
         raise UserError(NOT_MERGEABLE)

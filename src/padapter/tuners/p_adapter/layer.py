@@ -15,6 +15,7 @@ from padapter.functional import metric_factor
 from padapter.tuners.base_config import AdapterConfig
 from padapter.tuners.base_layer import BottleneckLayer, BottleneckSettings, init_linear
 from padapter.tuners.batches import Group
+from padapter.tuners.offload import fetched, is_offloaded
 from padapter.tuners.p_adapter.config import PAdapterConfig
 from padapter.tuners.p_adapter.message_passing import MESSAGE_PASSING, MessagePassing, without_padding
 from padapter.tuners.p_adapter.metric import enrol, metric_factor_of
@@ -118,6 +119,10 @@ class PAdapterLayer(BottleneckLayer):
 
         Out of range, the value is clamped and the gradient is passed straight through, so that it can come back.
         """
+        with fetched(self.leaf("p"), self.leaf("mu")):
+            return self._exponents(adapter_name)
+
+    def _exponents(self, adapter_name: str) -> tuple[torch.Tensor | float, torch.Tensor | float]:
         settings = self.settings[adapter_name]
         p: torch.Tensor | float = settings.p
         mu: torch.Tensor | float = settings.mu
@@ -145,10 +150,12 @@ class PAdapterLayer(BottleneckLayer):
         projection = self.get_base_layer()
         stored = stored_weight(projection)
         version = 0 if stored.is_inference() else stored._version
-        key = (id(stored), stored.data_ptr(), version, stored.device, stored.dtype, num_heads)
+        key: tuple[Any, ...] = (id(stored), stored.data_ptr(), version, stored.device, stored.dtype, num_heads)
+        if is_offloaded(projection):  # a new tensor for each call, but nobody writes to what is stored away
+            key = ("offloaded", stored.dtype, num_heads)
         if self._metric is None or self._metric[0] != key:
             # Not in inference mode, even if this call is: what is made there can never take part in training.
-            with torch.inference_mode(False), torch.no_grad():
+            with torch.inference_mode(False), torch.no_grad(), fetched(projection):
                 weight = projection_weight(projection)
                 weight = weight.clone() if weight.is_inference() else weight
                 wide = weight if weight.dtype == torch.float64 else weight.float()
@@ -269,12 +276,13 @@ class PAdapterLayer(BottleneckLayer):
         down = self.leaf("down")[adapter_name]
         heads = states.shape[1]
         projection = self.get_base_layer()
-        weight = projection_weight(projection).to(down.weight.dtype)
-        folded = down.weight @ weight  # (r, H * dh): one small product instead of N wide ones
-        bias = down.bias
-        if getattr(projection, "bias", None) is not None:
-            bias = bias + down.weight @ projection.bias.to(down.weight.dtype)
-        joined = states.transpose(1, 2).flatten(2).to(down.weight.dtype)  # (B, N, H * dh)
+        with fetched(projection, down):
+            weight = projection_weight(projection).to(down.weight.dtype)
+            folded = down.weight @ weight  # (r, H * dh): one small product instead of N wide ones
+            bias = down.bias
+            if getattr(projection, "bias", None) is not None:
+                bias = bias + down.weight @ projection.bias.to(down.weight.dtype)
+        joined = states.transpose(1, 2).flatten(2).to(folded.dtype)  # (B, N, H * dh)
         joined = F.dropout(joined, self.settings[adapter_name].dropout, self.training)
         return F.linear(joined, folded, bias).unflatten(-1, (heads, -1)).transpose(1, 2)
 
