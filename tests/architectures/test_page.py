@@ -5,17 +5,71 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from test_every_architecture import GENERATING
+from test_training_modes import CHECKPOINTED, COMPILED, NOT_CHECKPOINTED
 from test_windows_and_padding import DECODERS, SENSITIVE
 from tiny_models import MODELS, build
 
 from padapter.architectures import AttentionSite, Site, find_sites
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "backbones"))
+
 PAGE = Path(__file__).parents[2] / "docs" / "architectures.md"
 START, END = "<!-- table -->\n", "<!-- end of table -->\n"
+
+#: Mark, what it means, and the tests that give it: (module, part of the test's name), for every ``name`` they run with.
+MARKS: list[tuple[str, str, str, str]] = [
+    ("G", "greedy and beam search with the cache as without, and causality", "test_every_architecture", "generation"),
+    ("L", "left padding", "test_windows_and_padding", "left_padding"),
+    (
+        "C",
+        "gradient checkpointing of both kinds, with the gradients of training without",
+        "test_training_modes",
+        "gradient_checkpointing_changes_no_number",
+    ),
+    ("T", "a training step compiled into one graph by `torch.compile`", "test_training_modes", "step_is_one_graph"),
+    ("t", "no graph break beyond those of the base model", "test_training_modes", "no_further_graph_breaks"),
+    ("O", "weights offloaded by accelerate", "test_offloading", "trains_its_adapter"),
+    ("Q", "a base model quantised by bitsandbytes", "test_quantised_bases", ""),
+    ("S", "pictures of different sizes in one batch", "test_image_sizes", "different_sizes"),
+    ("K", "`padapter train` from data to score", "test_image_text", "run_from_data_to_score"),
+]
+#: Every run in tests/training and tests/cli is one of this family; no test there takes it as an argument.
+ALWAYS_ON_THE_COMMAND_LINE = {"blip"}
+#: Mark -> models that do not have it, and why.
+EXCEPTIONS = {
+    "C": NOT_CHECKPOINTED,
+    "L": dict.fromkeys(sorted(SENSITIVE), "the base model's own output depends on padding"),
+}
+
+
+def names_of(module: str, test: str) -> set[str]:
+    """The models that the tests of a module whose names contain ``test`` are run with."""
+    try:
+        functions = vars(importlib.import_module(module))
+    except ModuleNotFoundError as error:
+        if error.name != module:  # it is there, but something it needs is not
+            raise
+        return set()
+    found: set[str] = set()
+    for function in (value for key, value in functions.items() if key.startswith("test_") and test in key):
+        for mark in getattr(function, "pytestmark", ()):
+            arguments = mark.args[0] if mark.name == "parametrize" else ()
+            arguments = arguments.split(",") if isinstance(arguments, str) else list(arguments)
+            if "name" in arguments:
+                place = arguments.index("name")
+                cases = (getattr(case, "values", case) for case in mark.args[1])
+                found.update(case if len(arguments) == 1 and isinstance(case, str) else case[place] for case in cases)
+    return {row for row in map(row_of, found) if row}
+
+
+def row_of(name: str) -> str:
+    """The model of the suite that a test means by this name, which may say more ("smolvlm, padded")."""
+    return max((row for row in MODELS if name.startswith(row)), key=len, default="")
 
 
 def classes(sites: Iterable[Site]) -> str:
@@ -28,6 +82,9 @@ def table() -> str:
         '| model | class | adapted by default | `where="vision"` | `where="connector"` | seam | tested |',
         "|---|---|---|---|---|---|---|",
     ]
+    tested = [(mark, names_of(module, test)) for mark, _, module, test in MARKS]
+    tested = [(mark, names - EXCEPTIONS.get(mark, {}).keys()) for mark, names in tested]
+    tested = [(mark, names | (ALWAYS_ON_THE_COMMAND_LINE if mark == "K" else set())) for mark, names in tested]
     for name in sorted(MODELS):
         model = build(name)
         sites = find_sites(model).values()
@@ -36,8 +93,6 @@ def table() -> str:
         seam = {frozenset({True}): "shim", frozenset({False}): "interface"}.get(frozenset(shims), "interface, shim")
         connector = [site for site in sites if site.part == "connector"]
         linear = "linear layers" if connector else "-"
-        tested = ["start, gradients, saving, mixed batches"]
-        tested += ["generation"] * (name in GENERATING) + ["padding"] * (name in DECODERS and name not in SENSITIVE)
         parts = [
             name,
             f"`{type(model).__name__}`",
@@ -45,15 +100,25 @@ def table() -> str:
             classes(site for site in sites if site.part == "vision"),
             classes(connector) if classes(connector) != "-" else linear,
             seam,
-            ", ".join(tested),
+            " ".join(dict.fromkeys(mark for mark, names in tested if name in names)),
         ]
         lines.append("| " + " | ".join(parts) + " |")
-    return "\n".join(lines) + "\n"
+    meanings = {mark: meaning for mark, meaning, module, test in MARKS if names_of(module, test)}
+    legend = [f"- {mark}: {meaning}" for mark, meaning in meanings.items()]
+    without = [f"- {name} without {mark}: {why}" for mark, names in EXCEPTIONS.items() for name, why in names.items()]
+    return "\n".join([*lines, "", "Marks under *tested*:", "", *legend, *without]) + "\n"
 
 
 def test_the_page_is_up_to_date():
     page = PAGE.read_text(encoding="utf-8")
     assert page.split(START)[1].split(END)[0] == table()
+
+
+def test_the_marks_are_read_from_the_tests():
+    assert names_of("test_windows_and_padding", "left_padding") == set(DECODERS)
+    assert names_of("test_training_modes", "gradient_checkpointing_changes_no_number") == set(CHECKPOINTED)
+    assert names_of("test_training_modes", "step_is_one_graph") == set(COMPILED)
+    assert names_of("no_such_module", "") == set()
 
 
 if __name__ == "__main__":
