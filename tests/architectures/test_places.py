@@ -182,6 +182,30 @@ def test_lora_on_the_query_projection_beside_a_p_adapter(name):
         torch.testing.assert_close(found[0], other, atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.parametrize("config", sorted(CONFIGS))
+@pytest.mark.parametrize("targets", ["q_proj", "o_proj"])
+@pytest.mark.parametrize("merging", ["merge_and_unload", "merge_adapter"])
+def test_lora_is_not_merged_below_an_adapter(config, targets, merging):
+    """LoRA around a model that carries ours by transformers' `add_adapter`: refused before anything is changed."""
+    model, inputs = base("qwen3"), MODELS["qwen3"].inputs(2)
+    model.add_adapter(CONFIGS[config](init_weights=False), "ours")
+    lora = get_peft_model(model, LoraConfig(target_modules=[targets], init_lora_weights=False)).eval()
+    with torch.no_grad():
+        expected = outputs(lora, inputs)
+        with pytest.raises(UserError, match="cannot be merged"):
+            getattr(lora, merging)()
+        assert torch.equal(outputs(lora, inputs), expected)
+        assert torch.equal(outputs(lora.unload(), inputs), outputs(base("qwen3"), inputs))
+
+
+def test_lora_alone_is_merged_as_ever():
+    model, inputs = base("qwen3"), MODELS["qwen3"].inputs(2)
+    lora = get_peft_model(model, LoraConfig(target_modules=["q_proj"], init_lora_weights=False)).eval()
+    with torch.no_grad():
+        expected = outputs(lora, inputs)
+        torch.testing.assert_close(outputs(lora.merge_and_unload(), inputs), expected, atol=1e-4, rtol=1e-4)
+
+
 def test_every_row_names_a_class_of_transformers():
     files = Path(transformers.__file__).parent.glob("models/*/modeling_*.py")
     classes = {name for file in files for name in re.findall(r"^class (\w+)", file.read_text(encoding="utf-8"), re.M)}

@@ -7,10 +7,15 @@ be extended by its own means; `add_peft_type` writes the member the way ``EnumMe
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any
 
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+from peft.tuners.tuners_utils import BaseTuner
 from peft.utils import PeftType, register_peft_method
+
+from padapter.errors import UserError
+from padapter.tuners.base_layer import NOT_MERGEABLE, modules_of
 
 
 @dataclass(frozen=True)
@@ -59,3 +64,23 @@ def register_tuner(tuner: Tuner) -> None:
             "its own. Use a version of peft that padapter's pyproject.toml allows."
         )
     register_peft_method(name=tuner.name, config_cls=tuner.config, model_cls=tuner.model)
+
+
+def refuse_merging_beside_our_adapters() -> None:
+    """Make every tuner of PEFT refuse to merge while the model also carries adapters of ours.
+
+    LoRA on the projection that one of our layers wraps would be merged below that layer, and PEFT would drop the layer
+    without a word, or find out half-way. PEFT asks `_check_merge_allowed` before it touches anything.
+    """
+    original = BaseTuner._check_merge_allowed
+    if hasattr(original, "padapter_refuses"):
+        return
+
+    @wraps(original)
+    def check(self: Any) -> None:
+        if any(True for _ in modules_of(self.model)):
+            raise UserError(NOT_MERGEABLE)
+        original(self)
+
+    check.padapter_refuses = True  # type: ignore[attr-defined]
+    BaseTuner._check_merge_allowed = check
