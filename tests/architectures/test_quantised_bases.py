@@ -118,7 +118,7 @@ def test_the_metric_is_that_of_the_dequantised_projection(name, bits, called, qu
         projection = layer.get_base_layer()
         assert type(projection).__name__ == ("Linear8bitLt" if bits == "8 bits" else "Linear4bit")
         parameter = projection.weight
-        factor = layer._metric_factor(4)
+        factor = layer.metric_factor(4)
         assert projection.weight is parameter, "reading a weight must leave the model alone"
         weight = what_it_computes_with(projection)
         heads = weight.view(64, 4, 16).transpose(0, 1)  # (H, d, dh)
