@@ -41,7 +41,7 @@ def test_two_queries_two_values_by_hand():
     ]
     graph = messages(adjacency(M), F, torch.tensor(p).double(), torch.tensor(mu).double(), "symmetric")
     torch.testing.assert_close(graph.D, torch.tensor(D, dtype=torch.float64))
-    torch.testing.assert_close(update(graph, F)[:2, 0], torch.stack(expected))
+    torch.testing.assert_close(update(graph, F, F)[:2, 0], torch.stack(expected))
 
 
 def test_p_2_mu_0_row_is_plain_attention():

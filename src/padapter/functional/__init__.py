@@ -5,7 +5,9 @@ arXiv 2312.10613), equations (5)-(9).
 
 * `p_laplacian_attention`: message passing (equations 7-8) on the attention graph (equations 5-6), the fast
   form.
-* `p_laplacian_weights`: the same graph's calibrated weights, for looking at rather than for computing with.
+* `gcn_attention`, `appnp_attention`, `gcnii_attention`: other graph layers on the same graph.
+* `attention_graph`: the graph itself, to write a further layer on.
+* ``..._weights``: the weights of each of them, for looking at rather than for computing with.
 * `metric_factor`: what lets distances behind the output projection be taken before it (features of equation
   6).
 * `p_laplacian_attention_reference`, `p_adapter_reference`: equations 5-8 and 5-9 word for word, slow,
@@ -15,16 +17,30 @@ arXiv 2312.10613), equations (5)-(9).
 from __future__ import annotations
 
 from padapter.functional._arguments import DEGREES, Degree
+from padapter.functional.appnp import appnp_attention, appnp_weights
 from padapter.functional.factors import metric_factor
+from padapter.functional.gcn import gcn_attention, gcn_weights
+from padapter.functional.gcnii import gcnii_attention, gcnii_weights
+from padapter.functional.graph import AttentionGraph, GraphArguments, attention_graph, without_autocast
 from padapter.functional.p_laplacian import p_laplacian_attention, p_laplacian_weights
 from padapter.functional.reference import p_adapter_reference, p_laplacian_attention_reference
 
 __all__ = [
     "DEGREES",
+    "AttentionGraph",
     "Degree",
+    "GraphArguments",
+    "appnp_attention",
+    "appnp_weights",
+    "attention_graph",
+    "gcn_attention",
+    "gcn_weights",
+    "gcnii_attention",
+    "gcnii_weights",
     "metric_factor",
     "p_adapter_reference",
     "p_laplacian_attention",
     "p_laplacian_attention_reference",
     "p_laplacian_weights",
+    "without_autocast",
 ]

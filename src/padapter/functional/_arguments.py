@@ -1,4 +1,4 @@
-"""What the attention functions accept, checked once: shapes, the degree's name, the ranges of p and mu."""
+"""What the attention functions accept, checked once: shapes, the degree's name, the ranges of numbers."""
 
 from __future__ import annotations
 
@@ -12,15 +12,12 @@ Degree = Literal["row", "symmetric"]
 DEGREES: tuple[str, ...] = get_args(Degree)
 
 
-def check_arguments(
+def check_graph(
     query: Tensor,
     key: Tensor,
     value: Tensor,
     *,
-    p: float | Tensor,
-    mu: float | Tensor,
     node_query: Tensor | None,
-    metric_factor: Tensor | None,
     attention_mask: Tensor | None,
     degree: str,
 ) -> Tensor:
@@ -36,15 +33,45 @@ def check_arguments(
             )
         node_query = query
     _check_shape("node_query", node_query, (batch, heads, queries, features))
-    if metric_factor is not None:
-        _check_shape("metric_factor", metric_factor, (heads, features, features))
     if attention_mask is not None:
         _check_mask(attention_mask, (batch, heads, queries, keys))
-    _check_parameter("p", p, heads, least=1.0)
-    _check_parameter("mu", mu, heads, least=0.0)
     if degree not in DEGREES:
         raise ValueError(f"degree: got {degree!r}, accepted are {', '.join(map(repr, DEGREES))}")
     return node_query
+
+
+def check_p_laplacian(
+    heads: int, features: int, *, p: float | Tensor, mu: float | Tensor, metric_factor: Tensor | None, steps: int
+) -> None:
+    """Refuse a p, mu, metric factor or number of steps that cannot be used."""
+    if metric_factor is not None:
+        check_matrices("metric_factor", metric_factor, heads, features)
+    _check_parameter("p", p, heads, least=1.0)
+    _check_parameter("mu", mu, heads, least=0.0)
+    check_steps(steps)
+
+
+def check_dropout(dropout_p: float) -> None:
+    """Refuse a probability outside [0, 1]."""
+    check_number("dropout_p", dropout_p, 0.0, 1.0)
+
+
+def check_number(name: str, given: float, low: float, high: float) -> None:
+    """Refuse a number outside [low, high]; no upper limit where ``high`` is infinite."""
+    if not (math.isfinite(given) and low <= given <= high):
+        accepted = f"finite number >= {low:g}" if math.isinf(high) else f"number from {low:g} to {high:g}"
+        raise ValueError(f"{name}: got {given}, accepted is a {accepted}")
+
+
+def check_steps(steps: int) -> None:
+    """Refuse a number of steps that is no positive integer."""
+    if not isinstance(steps, int) or steps < 1:
+        raise ValueError(f"steps: got {steps}, accepted is an integer >= 1")
+
+
+def check_matrices(name: str, given: Tensor, heads: int, features: int) -> None:
+    """Refuse what is not one square matrix per head."""
+    _check_shape(name, given, (heads, features, features))
 
 
 def _check_heads(query: Tensor, key: Tensor, value: Tensor) -> None:
@@ -90,5 +117,5 @@ def _check_parameter(name: str, given: float | Tensor, heads: int, *, least: flo
         # The values stay unchecked: reading them would make the host wait for the device at every layer.
         if given.dim() > 1 or given.numel() not in (1, heads):
             raise ValueError(f"{name}: got shape {tuple(given.shape)}, accepted are (), (1,) and ({heads},)")
-    elif not (math.isfinite(given) and given >= least):
-        raise ValueError(f"{name}: got {given}, accepted is a finite number >= {least:g}")
+    else:
+        check_number(name, given, least, math.inf)

@@ -5,19 +5,22 @@ Since ``||sqrt(A) x||^(p-2) = A^((p-2)/2) ||x||^(p-2)``, equation (7) is
     Mbar_ij = M_ij^(p/2) delta_ij^(p-2),    delta_ij = || F_i / sqrt(D_i) - F_j / sqrt(D_j) ||
 
 So nothing larger than the (N1, N2) attention scores is made, and everything stays in log space until one
-stabilised exponential, as in a softmax. `reference` holds the definition.
+stabilised exponential per step, as in a softmax. `reference` holds the definition.
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
-from padapter.functional._arguments import Degree, check_arguments
+from padapter.functional._arguments import Degree, check_dropout, check_p_laplacian
+from padapter.functional.graph import AttentionGraph, GraphArguments, attention_graph, drop, without_autocast
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 def p_laplacian_attention(
@@ -33,9 +36,11 @@ def p_laplacian_attention(
     is_causal: bool = False,
     scale: float | None = None,
     degree: Degree = "row",
+    steps: int = 1,
+    update_values: bool = False,
     dropout_p: float = 0.0,
 ) -> Tensor:
-    r"""Attend by one step of p-Laplacian message passing (equations 5-8), before the output projection.
+    r"""Attend by p-Laplacian message passing (equations 5-8), before the output projection.
 
     Per head, with ``M = softmax(scale Q K^T + mask)`` between query nodes (features F_i) and value nodes
     (F_j)::
@@ -47,6 +52,12 @@ def p_laplacian_attention(
 
     p = 2, mu = 0, degree "row" is `torch.nn.functional.scaled_dot_product_attention`. In "row" degree the
     weights of a row and its beta sum to 1.
+
+    With K = ``steps`` > 1 this is repeated, Mbar, alpha and beta being computed anew from the features of the
+    step before: ``F^(k+1) = alpha D^-1/2 Mbar D^-1/2 F^(k) + beta F^(0)`` (pGNN, ICML 2022). M itself stays that
+    of the scores. With ``update_values`` value nodes move as well, by the same formula with ``M^T``. Without, they
+    keep their features, and query i depends on no other query. Attention, whose output has no place for value
+    nodes, leaves this open.
 
     Where the equations have no value, or none a computer can hold, these conventions make forward and
     backward finite:
@@ -78,38 +89,29 @@ def p_laplacian_attention(
         degree: "row" takes D = 1: causal, and the same with or without a key/value cache. "symmetric" takes D
             from the graph, literally, so D_j sums M over *all* N1 queries: for encoders only. Padding queries
             count as well, unless the mask removes every key from their rows.
+        steps: K >= 1.
+        update_values: whether the value nodes move too: for encoders only, since every query then reaches every
+            other. Without effect for K = 1.
         dropout_p: probability of dropping a calibrated weight (the sum's, not the normaliser's), as attention
-            dropout does. Always applied when > 0: pass 0.0 in evaluation.
+            dropout does, anew at each step. Always applied when > 0: pass 0.0 in evaluation.
 
     Returns:
         (B, H, N1, dh) in value's dtype. Computed in float32 for float16 and bfloat16 (autocast is switched
         off inside), in float64 if any of the inputs is float64.
 
     Raises:
-        ValueError: if shapes do not fit together, p < 1, mu < 0, the degree is unknown or dropout_p not in
-            [0, 1].
+        ValueError: if shapes do not fit together, p < 1, mu < 0, steps < 1, the degree is unknown or dropout_p
+            not in [0, 1].
     """
-    if not 0.0 <= dropout_p <= 1.0:
-        raise ValueError(f"dropout_p: got {dropout_p}, accepted is a number from 0 to 1")
-    node_query = check_arguments(
-        query,
-        key,
-        value,
-        p=p,
-        mu=mu,
-        node_query=node_query,
-        metric_factor=metric_factor,
-        attention_mask=attention_mask,
-        degree=degree,
-    )
-    with _without_autocast(query.device):
-        nodes = _Nodes.gather(query, key, value, node_query)
-        weights, beta = _calibrate(nodes, p, mu, metric_factor, attention_mask, is_causal, scale, degree)
-        if dropout_p > 0.0:
-            weights = torch.nn.functional.dropout(weights, dropout_p)
-        context = weights @ nodes.value
-        if beta is not None:
-            context = context + beta * nodes.node_query
+    check_dropout(dropout_p)
+    with without_autocast(query.device):
+        last = _last_step(
+            query, key, value, p, mu, metric_factor, steps, update_values, dropout_p,
+            node_query=node_query, attention_mask=attention_mask, is_causal=is_causal, scale=scale, degree=degree,
+        )  # fmt: skip
+        context = drop(last.weights, dropout_p) @ last.value
+        if last.beta is not None:
+            context = context + last.beta * last.query
     return context.to(value.dtype)
 
 
@@ -126,8 +128,10 @@ def p_laplacian_weights(
     is_causal: bool = False,
     scale: float | None = None,
     degree: Degree = "row",
+    steps: int = 1,
+    update_values: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Compute the calibrated weights of `p_laplacian_attention` instead of its context.
+    """Compute the calibrated weights of `p_laplacian_attention` instead of its context; those of the last step.
 
     Args:
         query: (B, H, N1, dk); all arguments are those of `p_laplacian_attention`.
@@ -141,92 +145,93 @@ def p_laplacian_weights(
         is_causal: whether query i attends to keys 0..i only.
         scale: factor of the scores.
         degree: "row" or "symmetric".
+        steps: K.
+        update_values: whether the value nodes move too.
 
     Returns:
         W (B, H, N1, N2) and beta (B, H, N1) in value's dtype, with ``context = W V + beta F_query``, that is
-        ``W_ij = alpha_i D_i^-1/2 Mbar_ij D_j^-1/2``.
+        ``W_ij = alpha_i D_i^-1/2 Mbar_ij D_j^-1/2``; V being the value nodes' features before the last step.
 
     Raises:
         ValueError: as `p_laplacian_attention`.
     """
-    node_query = check_arguments(
-        query,
-        key,
-        value,
-        p=p,
-        mu=mu,
-        node_query=node_query,
-        metric_factor=metric_factor,
-        attention_mask=attention_mask,
-        degree=degree,
-    )
-    with _without_autocast(query.device):
-        nodes = _Nodes.gather(query, key, value, node_query)
-        weights, beta = _calibrate(nodes, p, mu, metric_factor, attention_mask, is_causal, scale, degree)
-    own = torch.zeros_like(weights[..., 0]) if beta is None else beta.squeeze(-1)
-    return weights.to(value.dtype), own.to(value.dtype)
+    with without_autocast(query.device):
+        last = _last_step(
+            query, key, value, p, mu, metric_factor, steps, update_values, 0.0,
+            node_query=node_query, attention_mask=attention_mask, is_causal=is_causal, scale=scale, degree=degree,
+        )  # fmt: skip
+    own = torch.zeros_like(last.weights[..., 0]) if last.beta is None else last.beta.squeeze(-1)
+    return last.weights.to(value.dtype), own.to(value.dtype)
 
 
-class _Nodes(NamedTuple):
-    """The inputs with all H heads and in the dtype of the computation."""
+class _LastStep(NamedTuple):
+    """What the last step sums: ``context = W V + beta Q``."""
 
-    query: Tensor  # (B, H, N1, dk)
-    key: Tensor  # (B, H, N2, dk)
-    value: Tensor  # (B, H, N2, dh)
-    node_query: Tensor  # (B, H, N1, dh)
-    least_distance2: float  # what delta^2 must exceed for its gradient to be representable in the inputs' dtypes
-
-    @classmethod
-    def gather(cls, query: Tensor, key: Tensor, value: Tensor, node_query: Tensor) -> _Nodes:
-        dtype = torch.float32
-        for tensor in (query, key, value, node_query):
-            dtype = torch.promote_types(dtype, tensor.dtype)
-        groups = query.shape[1] // key.shape[1]
-        if groups > 1:
-            key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
-        # A distance's gradient grows like 1 / delta, which float16 cannot hold for delta below about 1 /
-        # 65504.
-        largest = min(torch.finfo(value.dtype).max, torch.finfo(node_query.dtype).max)
-        least = max(math.sqrt(torch.finfo(dtype).tiny), (16 / largest) ** 2)
-        return cls(query.to(dtype), key.to(dtype), value.to(dtype), node_query.to(dtype), least)
+    weights: Tensor  # (B, H, N1, N2)
+    beta: Tensor | None  # (B, H, N1, 1), None for mu = 0
+    value: Tensor  # (B, H, N2, dh), the value nodes before the last step
+    query: Tensor  # (B, H, N1, dh), the query nodes before the first
 
 
-def _calibrate(
-    nodes: _Nodes,
+def _last_step(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
     p: float | Tensor,
     mu: float | Tensor,
     metric_factor: Tensor | None,
-    attention_mask: Tensor | None,
-    is_causal: bool,
-    scale: float | None,
-    degree: Degree,
-) -> tuple[Tensor, Tensor | None]:
-    """Return W (B, H, N1, N2) and beta (B, H, N1, 1), the latter None for mu = 0."""
-    log_M, removed = _log_attention(nodes.query, nodes.key, attention_mask, is_causal, scale)
-    inverse_root_D = _inverse_root_degrees(log_M, removed) if degree == "symmetric" else None  # (B, H, N2, 1)
+    steps: int,
+    update_values: bool,
+    dropout_p: float,
+    **arguments: Unpack[GraphArguments],
+) -> _LastStep:
+    graph = attention_graph(query, key, value, **arguments)
+    check_p_laplacian(*graph.value.shape[1::2], p=p, mu=mu, metric_factor=metric_factor, steps=steps)
+    node_query = arguments.get("node_query")
+    least = _least_distance2(graph.value.dtype, value.dtype, (query if node_query is None else node_query).dtype)
+    p_h = _per_head(p, graph.log_M)
+    needs_distances = isinstance(p, Tensor) or p != 2.0
+    restart = None if not isinstance(mu, Tensor) and mu == 0.0 else 2 * _per_head(mu, graph.log_M) / p_h
+    queries, values = graph.query, graph.value
+    for step in range(1, steps + 1):
+        log_Mbar = graph.log_M
+        if needs_distances:
+            normed = values if graph.inverse_root_D is None else values * graph.inverse_root_D
+            log_distance2 = _log_distance2(queries, normed, metric_factor, least)
+            log_Mbar = (p_h / 2) * log_Mbar + (p_h / 2 - 1) * log_distance2
+        if graph.removed is not None:
+            log_Mbar = log_Mbar.masked_fill(graph.removed, -torch.inf)
+        weights, beta = _normalise(log_Mbar, restart)
+        if graph.inverse_root_D is not None:
+            weights = weights * graph.inverse_root_D.mT
+        if step < steps:
+            moved = drop(weights, dropout_p) @ values
+            if update_values:
+                values = _moved_values(graph, log_Mbar, restart, queries, dropout_p)
+            queries = moved if beta is None else moved + beta * graph.query
+    return _LastStep(weights, beta, values, graph.query)
 
-    p_h = _per_head(p, log_M)
-    if isinstance(p, Tensor) or p != 2.0:
-        values = nodes.value if inverse_root_D is None else nodes.value * inverse_root_D
-        log_distance2 = _log_distance2(nodes.node_query, values, metric_factor, nodes.least_distance2)
-        log_Mbar = (p_h / 2) * log_M + (p_h / 2 - 1) * log_distance2
+
+def _moved_values(
+    graph: AttentionGraph, log_Mbar: Tensor, restart: Tensor | None, queries: Tensor, dropout_p: float
+) -> Tensor:
+    """Equation (8) for the value nodes: the same Mbar, normalised along its columns; (B, H, N2, dh)."""
+    log_Mbar = log_Mbar.mT
+    if graph.inverse_root_D is None:
+        weights, beta = _normalise(log_Mbar, restart)
     else:
-        log_Mbar = log_M
-    if removed is not None:
-        log_Mbar = log_Mbar.masked_fill(removed, -torch.inf)
-
-    restart = None if not isinstance(mu, Tensor) and mu == 0.0 else 2 * _per_head(mu, log_M) / p_h
-    weights, beta = _normalise(log_Mbar, restart)
-    if inverse_root_D is not None:
-        weights = weights * inverse_root_D.mT
-    return weights, beta
+        # alpha_j D_j^-1/2 Mbar_ij with alpha_j = 1 / (sum_i Mbar_ij / D_j + restart)
+        weights, beta = _normalise(log_Mbar + 2 * graph.inverse_root_D.log(), restart)
+        weights = weights / graph.inverse_root_D
+    moved = drop(weights, dropout_p) @ queries
+    return moved if beta is None else moved + beta * graph.value
 
 
 def _normalise(log_Mbar: Tensor, restart: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """Return ``Mbar / (sum Mbar + restart)`` and ``restart / (sum Mbar + restart)``, with restart = 2 mu / p.
 
-    D_i = 1 in both degrees, a query node's edges being a row of a softmax; so this is alpha_i Mbar_ij, and
-    beta_i.
+    For a query node this is alpha_i Mbar_ij and beta_i: D_i = 1 in both degrees, its edges being a row of a
+    softmax.
     """
     largest = log_Mbar.detach().amax(dim=-1, keepdim=True)
     if restart is not None:
@@ -246,38 +251,11 @@ def _normalise(log_Mbar: Tensor, restart: Tensor | None) -> tuple[Tensor, Tensor
     return Mbar / total, (restart / total).masked_fill(empty, 0.0)
 
 
-def _log_attention(
-    query: Tensor, key: Tensor, attention_mask: Tensor | None, is_causal: bool, scale: float | None
-) -> tuple[Tensor, Tensor | None]:
-    """Return log M (B, H, N1, N2), and where keys are removed, log M being 0 there; None if none can be."""
-    scale = query.shape[-1] ** -0.5 if scale is None else scale
-    scores = (query * scale) @ key.mT
-    removed: Tensor | None = None
-    if attention_mask is not None and attention_mask.dtype == torch.bool:
-        removed = ~attention_mask
-    elif attention_mask is not None:
-        attention_mask = attention_mask.to(scores.dtype)
-        scores = scores + attention_mask
-        removed = attention_mask == -torch.inf
-    if is_causal:
-        later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
-        removed = later if removed is None else removed | later
-    if removed is None:
-        return scores.log_softmax(dim=-1), None
-    # broadcast over the keys first: a mask may have one column for all of them
-    removed = removed.expand(*removed.shape[:-1], scores.shape[-1]) if removed.dim() else removed
-    empty = removed.all(dim=-1, keepdim=True) if removed.dim() else removed
-    scores = scores.masked_fill(removed, -torch.inf).masked_fill(empty, 0.0)
-    # 0 instead of -inf: an infinity times a zero gradient would be NaN in the backward pass of p * log M.
-    return scores.log_softmax(dim=-1).masked_fill(removed, 0.0), removed
-
-
-def _inverse_root_degrees(log_M: Tensor, removed: Tensor | None) -> Tensor:
-    M = log_M.exp()
-    if removed is not None:
-        M = M.masked_fill(removed, 0.0)
-    least = torch.finfo(M.dtype).eps ** 2
-    return M.sum(dim=-2).clamp(min=least).rsqrt().unsqueeze(-1)  # (B, H, N2, 1)
+def _least_distance2(computation: torch.dtype, *features: torch.dtype) -> float:
+    """What delta^2 must exceed for its gradient to be representable in the dtypes of the inputs."""
+    # It grows like 1 / delta, which float16 cannot hold for delta below about 1 / 65504.
+    largest = min(torch.finfo(dtype).max for dtype in features)
+    return max(math.sqrt(torch.finfo(computation).tiny), (16 / largest) ** 2)
 
 
 def _log_distance2(x: Tensor, y: Tensor, metric_factor: Tensor | None, least: float) -> Tensor:
@@ -297,10 +275,3 @@ def _per_head(parameter: float | Tensor, like: Tensor) -> Tensor:
     if isinstance(parameter, Tensor):
         return parameter.to(device=like.device, dtype=like.dtype).reshape(1, -1, 1, 1)
     return torch.full((1, 1, 1, 1), float(parameter), dtype=like.dtype, device=like.device)
-
-
-def _without_autocast(device: torch.device) -> contextlib.AbstractContextManager[object]:
-    """Autocast would take distances in bfloat16 and lose them to cancellation."""
-    if torch.amp.is_autocast_available(device.type):
-        return torch.autocast(device.type, enabled=False)
-    return contextlib.nullcontext()

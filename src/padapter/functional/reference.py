@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from padapter.functional._arguments import Degree, check_arguments
+from padapter.functional._arguments import Degree, check_graph, check_p_laplacian
 
 
 class Messages(NamedTuple):
@@ -66,18 +66,53 @@ def messages(A: Tensor, F: Tensor, p: Tensor, mu: Tensor, degree: Degree) -> Mes
     return Messages(Mbar, D_i, alpha, (2 * mu / p) * alpha)
 
 
-def update(graph: Messages, F: Tensor) -> Tensor:
-    """Pass one message (equation 8, K = 1): ``alpha_i D_i^-1/2 sum_j Mbar_ij D_j^-1/2 F_j + beta_i F_i``.
+def update(graph: Messages, F: Tensor, F0: Tensor) -> Tensor:
+    """Pass one message (equation 8): ``alpha_i D_i^-1/2 sum_j Mbar_ij D_j^-1/2 F_j + beta_i F0_i``.
 
     Args:
-        graph: what `messages` returned.
+        graph: what `messages` returned for F.
         F: (n, d) node features.
+        F0: (n, d) node features before the first step.
 
     Returns:
         (n, d).
     """
     half = graph.D**-0.5
-    return (graph.alpha * half)[:, None] * (graph.Mbar @ (half[:, None] * F)) + graph.beta[:, None] * F
+    return (graph.alpha * half)[:, None] * (graph.Mbar @ (half[:, None] * F)) + graph.beta[:, None] * F0
+
+
+def iterate(
+    A: Tensor,
+    F0: Tensor,
+    project: Callable[[Tensor], Tensor],
+    p: Tensor,
+    mu: Tensor,
+    degree: Degree,
+    steps: int,
+    fixed: Tensor,
+) -> Tensor:
+    """Pass ``steps`` messages, ``F^(k+1) = alpha D^-1/2 Mbar D^-1/2 F^(k) + beta F^(0)`` (pGNN, ICML 2022).
+
+    Mbar, alpha and beta are computed from F^(k) at every step.
+
+    Args:
+        A: (n, n) adjacency.
+        F0: (n, d) node features.
+        project: applied to features before `messages` takes their differences.
+        p: scalar.
+        mu: scalar.
+        degree: "row" or "symmetric".
+        steps: K.
+        fixed: (n,) boolean, nodes that keep their features.
+
+    Returns:
+        (n, d), ``F^(K)``.
+    """
+    F = F0
+    for _ in range(steps):
+        moved = update(messages(A, project(F), p, mu, degree), F, F0)
+        F = torch.where(fixed[:, None], F0, moved)
+    return F
 
 
 def attention_probabilities(
@@ -119,6 +154,8 @@ def p_laplacian_attention_reference(
     is_causal: bool = False,
     scale: float | None = None,
     degree: Degree = "row",
+    steps: int = 1,
+    update_values: bool = False,
     output_weight: Tensor | None = None,
 ) -> Tensor:
     """Compute what `p_laplacian_attention` computes, literally (equations 5-8).
@@ -135,6 +172,8 @@ def p_laplacian_attention_reference(
         is_causal: whether query i attends to keys 0..i only.
         scale: factor of the scores.
         degree: "row" or "symmetric".
+        steps: K.
+        update_values: whether the value nodes move too.
         output_weight: (d, H * dh), the output projection's `torch.nn.Linear` weight, instead of
             metric_factor: differences are then taken between the d-dimensional ``F = [Q; V] Wo`` (equation
                 6).
@@ -147,17 +186,8 @@ def p_laplacian_attention_reference(
     """
     if output_weight is not None and metric_factor is not None:
         raise ValueError("output_weight: given together with metric_factor, accepted is one of the two")
-    node_query = check_arguments(
-        query,
-        key,
-        value,
-        p=p,
-        mu=mu,
-        node_query=node_query,
-        metric_factor=metric_factor,
-        attention_mask=attention_mask,
-        degree=degree,
-    )
+    node_query = check_graph(query, key, value, node_query=node_query, attention_mask=attention_mask, degree=degree)
+    check_p_laplacian(query.shape[1], value.shape[3], p=p, mu=mu, metric_factor=metric_factor, steps=steps)
     B, H, N1, dk = query.shape
     group = H // key.shape[1]
     scale = dk**-0.5 if scale is None else scale
@@ -171,8 +201,12 @@ def p_laplacian_attention_reference(
             query[b, h].double(), key[b, kv].double(), None if mask is None else mask[b, h], is_causal, scale
         )
         nodes = torch.cat([node_query[b, h], value[b, kv]]).double()
-        F = nodes if projections is None else nodes @ projections[h]
-        return update(messages(adjacency(M), F, p_h[h], mu_h[h], degree), nodes)[:N1]
+        fixed = torch.arange(len(nodes), device=query.device) >= (len(nodes) if update_values else N1)
+
+        def project(F: Tensor) -> Tensor:
+            return F if projections is None else F @ projections[h]
+
+        return iterate(adjacency(M), nodes, project, p_h[h], mu_h[h], degree, steps, fixed)[:N1]
 
     return torch.stack([torch.stack([context(b, h) for h in range(H)]) for b in range(B)])
 
@@ -228,7 +262,7 @@ def p_adapter_reference(
             Q, K, V = query[b, h].double(), key[b, h].double(), value[b, h].double()
             A = adjacency(attention_probabilities(Q, K, None if mask is None else mask[b, h], False, dh**-0.5))
             F = torch.cat([Q, V]) @ Wo[h]
-            Ubar = Ubar + update(messages(A, F, p64, mu64, degree), F)[:N1]
+            Ubar = Ubar + update(messages(A, F, p64, mu64, degree), F, F)[:N1]
         rows.append(Ubar if output_bias is None else Ubar + output_bias.double())
     U = torch.stack(rows)
     return activation(U @ down_weight.double().mT) @ up_weight.double().mT + U
