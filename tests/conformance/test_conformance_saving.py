@@ -35,6 +35,8 @@ def leaves(case) -> dict[str, list[str]]:
         attention += ["gate.weight", "gate.bias"]
     if config.message_passing == "pgnn" and config.learn_p:
         attention += ["p", "mu"]
+    if config.message_passing == "gcnii":
+        attention += ["mapping"]
     return {"attention": attention, "feed_forward": linear if config.adapts_ffn else []}
 
 

@@ -24,6 +24,8 @@ def p_adapter_count(config) -> int:
         per_site += D * width + width
     if config.message_passing == "pgnn":
         per_site += (config.learn_p + config.learn_mu) * (HEADS if config.per_head else 1)
+    if config.message_passing == "gcnii":
+        per_site += ((D if config.form == "projected" else int(width)) // HEADS) ** 2 * HEADS
     feed_forward = config.ffn_adapter or (config.ffn_adapter is None and config.form == "bottleneck")
     return int(ATTENTION_SITES * per_site + FFN_SITES * feed_forward * bottleneck(4))
 

@@ -26,7 +26,7 @@ STEPS = (1, 2, 5)
 TELEPORT, THETA = 0.15, 0.7
 
 
-def transform() -> torch.Tensor:
+def mapping() -> torch.Tensor:
     return torch.randn(H, DH, DH, generator=torch.Generator().manual_seed(8), dtype=torch.float64)
 
 
@@ -78,7 +78,7 @@ def gcn2(degree, steps, fixed_values):
         start = x
         for depth in range(1, steps + 1):
             conv = GCN2Conv(DH, TELEPORT, THETA, depth, **bipartite(degree)).double()
-            conv.weight1.data = transform()[head]
+            conv.weight1.data = mapping()[head]
             x = conv(x, start, edges, weights)
             x = torch.cat([x[:N1], start[N1:]]) if fixed_values else x
         return x
@@ -90,7 +90,7 @@ def gcn2(degree, steps, fixed_values):
 @pytest.mark.parametrize("steps", STEPS)
 @pytest.mark.parametrize("degree", DEGREES)
 def test_gcnii_is_gcn2conv(degree, steps, update_values):
-    options = {"teleport": TELEPORT, "theta": THETA, "transform": transform(), "degree": degree}
+    options = {"teleport": TELEPORT, "theta": THETA, "mapping": mapping(), "degree": degree}
     for mask in MASKS:
         expected = per_graph(gcn2(degree, steps, not update_values), inputs(), mask_arguments(mask))
         context = gcnii_attention(
@@ -109,8 +109,8 @@ def test_what_each_layer_becomes_at_its_limits(degree):
     appnp = {**options, "teleport": TELEPORT, "steps": 3, "update_values": True}
     identity = torch.eye(DH).double().expand(H, DH, DH)
     expected = appnp_attention(**appnp)
-    assert distance(gcnii_attention(**appnp, theta=THETA, transform=identity), expected) < 1e-14
-    assert distance(gcnii_attention(**appnp, theta=0.0, transform=transform()), expected) < 1e-14
+    assert distance(gcnii_attention(**appnp, theta=THETA, mapping=identity), expected) < 1e-14
+    assert distance(gcnii_attention(**appnp, theta=0.0, mapping=mapping()), expected) < 1e-14
     # p = 2 makes p-Laplacian message passing personalised propagation too, with t = mu / (1 + mu), D = 1 for queries.
     mu = TELEPORT / (1 - TELEPORT)
     once = appnp_attention(**options, teleport=TELEPORT)
@@ -127,12 +127,12 @@ def test_appnp_with_fixed_values_is_one_step_whatever_k():
 
 @pytest.mark.parametrize("update_values", [True, False])
 @pytest.mark.parametrize("degree", DEGREES)
-@pytest.mark.parametrize("name", ["query", "key", "value", "node_query", "transform"])
+@pytest.mark.parametrize("name", ["query", "key", "value", "node_query", "mapping"])
 def test_gradcheck(name, degree, update_values):
     generator = torch.Generator().manual_seed(3)
     shapes = {"query": (1, 2, 3, 2), "key": (1, 1, 4, 2), "value": (1, 1, 4, 3), "node_query": (1, 2, 3, 3)}
     tensors = {k: torch.randn(s, generator=generator, dtype=torch.float64) for k, s in shapes.items()}
-    tensors["transform"] = torch.randn(2, 3, 3, generator=generator, dtype=torch.float64)
+    tensors["mapping"] = torch.randn(2, 3, 3, generator=generator, dtype=torch.float64)
     keep = torch.tensor([[True, False, True, True], [False] * 4, [True, False, False, True]])
     tensors[name].requires_grad_()
 
@@ -155,7 +155,7 @@ LAYERS = {
 
 def layer_of(name, dtype=torch.float64):
     function, weights, options = LAYERS[name]
-    return function, weights, options | ({"transform": transform().to(dtype)} if name == "gcnii" else {})
+    return function, weights, options | ({"mapping": mapping().to(dtype)} if name == "gcnii" else {})
 
 
 @pytest.mark.parametrize("degree", DEGREES)
@@ -219,11 +219,11 @@ REFUSED = {
     "no step": (appnp_attention, {"teleport": 0.1, "steps": 0}, "steps: got 0, accepted is an integer >= 1"),
     "half a step": (p_laplacian_attention, {"p": 2, "mu": 0, "steps": 1.5}, "steps: got 1.5"),
     "dropout": (gcn_attention, {"dropout_p": 2}, "dropout_p: got 2"),
-    "theta": (gcnii_attention, {"teleport": 0.1, "theta": -1.0, "transform": torch.ones(H, DH, DH)}, "theta: got -1"),
-    "transform": (gcnii_attention, {"teleport": 0.1, "theta": 1.0, "transform": torch.ones(DH, DH)}, "transform: got"),
+    "theta": (gcnii_attention, {"teleport": 0.1, "theta": -1.0, "mapping": torch.ones(H, DH, DH)}, "theta: got -1"),
+    "mapping": (gcnii_attention, {"teleport": 0.1, "theta": 1.0, "mapping": torch.ones(DH, DH)}, "mapping: got"),
     "degree": (gcn_attention, {"degree": "column"}, "degree: got 'column'"),
-    "transform of the weights": (
-        gcnii_weights, {"teleport": 0.1, "theta": 1.0, "transform": torch.ones(DH)}, "transform: got",
+    "mapping of the weights": (
+        gcnii_weights, {"teleport": 0.1, "theta": 1.0, "mapping": torch.ones(DH)}, "mapping: got",
     ),
 }  # fmt: skip
 

@@ -97,12 +97,12 @@ def test_other_layers_are_finite(case):
     for unused in ("p", "mu", "metric_factor"):
         tensors.pop(unused, None)
     H, dh = tensors["query"].shape[1], case["dh"]
-    transform = torch.randn(H, dh, dh, dtype=torch.float64, requires_grad=True)
+    mapping = torch.randn(H, dh, dh, dtype=torch.float64, requires_grad=True)
     many = {"teleport": 0.1, "steps": 4, "update_values": True}
     for context in (
         gcn_attention(**tensors, **options),
         appnp_attention(**tensors, **options, **many),
-        gcnii_attention(**tensors, **options, **many, theta=0.5, transform=transform),
+        gcnii_attention(**tensors, **options, **many, theta=0.5, mapping=mapping),
     ):
         assert context.dtype == case["dtype"]
         assert bool(context.isfinite().all())

@@ -18,7 +18,8 @@ BOTH = [
 P_ADAPTER = [
     ("form", "graph"), ("p", 0.5), ("p", float("inf")), ("mu", -1), ("learn_p", 1), ("learn_mu", None),
     ("per_head", "yes"), ("gate", 0), ("degree", "column"), ("message_passing", "gat"), ("ffn_adapter", "yes"),
-    ("ffn_reduction_factor", -8),
+    ("ffn_reduction_factor", -8), ("steps", 0), ("steps", 2.0), ("steps", True), ("teleport", -0.1), ("teleport", 1),
+    ("theta", 0), ("theta", "half"),
 ]  # fmt: skip
 BOTTLENECK = [("location", "ffn"), ("mode", "both")]
 
@@ -111,6 +112,12 @@ def test_a_name_peft_has_already_is_refused():
         ({"r": 16, "reduction_factor": 4}, "reduction_factor"),
         ({"message_passing": "gcn", "p": 3.0}, "p"),
         ({"message_passing": "gcn", "mu": 1.0}, "mu"),
+        ({"message_passing": "gcn", "steps": 2}, "steps"),
+        ({"message_passing": "appnp", "p": 1.25}, "p"),
+        ({"message_passing": "appnp", "theta": 1.0}, "theta"),
+        ({"message_passing": "gcnii", "mu": 1.0}, "mu"),
+        ({"teleport": 0.2}, "teleport"),
+        ({"theta": 0.2}, "theta"),
         ({"gate": False}, "gate"),
         ({"ffn_reduction_factor": 2}, "ffn_reduction_factor"),
         ({"form": "bottleneck", "ffn_adapter": False, "ffn_reduction_factor": 2}, "ffn_reduction_factor"),
@@ -126,6 +133,19 @@ def test_options_without_effect_are_refused(options, field):
 def test_naming_nothing_is_refused(config, field):
     with pytest.raises(UserError, match=f"`{field}` must be left out"):
         config(**{field: []})
+
+
+def test_a_config_saved_before_there_were_steps_loads(tmp_path):
+    import json
+
+    PAdapterConfig(p=1.25).save_pretrained(tmp_path)
+    path = tmp_path / "adapter_config.json"
+    saved = json.loads(path.read_text())
+    for name in ("steps", "teleport", "theta"):
+        del saved[name]
+    path.write_text(json.dumps(saved))
+    loaded = PAdapterConfig.from_pretrained(tmp_path)
+    assert (loaded.p, loaded.steps, loaded.teleport, loaded.theta) == (1.25, 1, 0.1, 0.5)
 
 
 def test_a_saved_config_with_an_unknown_field_loads(tmp_path):

@@ -20,7 +20,7 @@ def gcnii_attention(
     key: Tensor,
     value: Tensor,
     *,
-    transform: Tensor,
+    mapping: Tensor,
     teleport: float,
     theta: float,
     steps: int = 1,
@@ -30,7 +30,7 @@ def gcnii_attention(
 ) -> Tensor:
     """Attend by K steps of GCNII (ICML 2020): an initial residual and an identity mapping.
 
-    With ``Ahat = D^-1/2 A D^-1/2`` on all nodes, ``F^(0)`` their features, t = ``teleport`` and W = ``transform``::
+    With ``Ahat = D^-1/2 A D^-1/2`` on all nodes, ``F^(0)`` their features, t = ``teleport`` and W = ``mapping``::
 
         F^(l) = ((1 - t) Ahat F^(l-1) + t F^(0)) ((1 - b_l) I + b_l W)        b_l = log(theta / l + 1)
 
@@ -45,7 +45,7 @@ def gcnii_attention(
         query: (B, H, N1, dk).
         key: (B, Hkv, N2, dk), Hkv dividing H.
         value: (B, Hkv, N2, dh).
-        transform: (H, dh, dh), W; gradients flow.
+        mapping: (H, dh, dh), W; gradients flow.
         teleport: t, from 0 to 1.
         theta: >= 0, strength of the identity mapping.
         steps: K >= 1.
@@ -63,8 +63,8 @@ def gcnii_attention(
     check_number("theta", theta, 0.0, math.inf)
     with without_autocast(query.device):
         nodes = attention_graph(query, key, value, **graph)
-        check_matrices("transform", transform, *nodes.value.shape[1::2])
-        W = transform.to(nodes.value.dtype)
+        check_matrices("mapping", mapping, *nodes.value.shape[1::2])
+        W = mapping.to(nodes.value.dtype)
 
         def mapped(features: Tensor, step: int) -> Tensor:
             b = math.log(theta / step + 1)
@@ -79,7 +79,7 @@ def gcnii_weights(
     key: Tensor,
     value: Tensor,
     *,
-    transform: Tensor,
+    mapping: Tensor,
     teleport: float,
     theta: float,
     steps: int = 1,
@@ -92,7 +92,7 @@ def gcnii_weights(
         query: (B, H, N1, dk); all arguments are those of `gcnii_attention`.
         key: (B, Hkv, N2, dk).
         value: (B, Hkv, N2, dh).
-        transform: (H, dh, dh).
+        mapping: (H, dh, dh).
         teleport: t.
         theta: strength of the identity mapping.
         steps: K.
@@ -106,5 +106,5 @@ def gcnii_weights(
         ValueError: as `gcnii_attention`.
     """
     check_number("theta", theta, 0.0, math.inf)
-    check_matrices("transform", transform, query.shape[1], value.shape[3])
+    check_matrices("mapping", mapping, query.shape[1], value.shape[3])
     return appnp_weights(query, key, value, teleport=teleport, steps=steps, update_values=update_values, **graph)

@@ -24,7 +24,12 @@ class PAdapterOptions:
     learn_p: bool = option(True, help="Whether p is trained.")
     learn_mu: bool = option(True, help="Whether mu is trained.")
     per_head: bool = option(False, help="One p and one mu per head instead of one per attention module.")
-    message_passing: str = option("pgnn", help="How nodes exchange features: pgnn, or gcn (without p and mu).")
+    message_passing: str = option(
+        "pgnn", help="The graph layer: pgnn (p-Laplacian, with p and mu), gcn (plain attention), appnp or gcnii."
+    )
+    steps: int = option(1, help="How often pgnn, appnp and gcnii pass messages.")
+    teleport: float = option(0.1, help="Share of a node's own features in each step of appnp and gcnii; below 1.")
+    theta: float = option(0.5, help="Strength of gcnii's trained matrix per head; above 0.")
     degree: Literal["auto", "row", "symmetric"] = option("auto", help="Normalisation of the attention graph.")
     r: int | None = option(None, help="Width of the bottleneck; none means by reduction_factor.")
     reduction_factor: float | None = option(

@@ -30,9 +30,17 @@ import peft as _peft  # noqa: E402, F401  (before our modules, which need all of
 
 from padapter.tuners.batches import mixed_batch  # noqa: E402
 from padapter.tuners.bottleneck import BottleneckConfig  # noqa: E402
-from padapter.tuners.p_adapter import PAdapterConfig  # noqa: E402
+from padapter.tuners.p_adapter import MessagePassing, PAdapterConfig, register_message_passing  # noqa: E402
 from padapter.tuners.registry import METHODS as _METHODS  # noqa: E402
 
 TUNERS: dict[str, type[Any]] = {tuner.name: tuner.config for tuner in _METHODS}
 
-__all__ = ["TUNERS", "BottleneckConfig", "PAdapterConfig", "mixed_batch", "register"]
+__all__ = [
+    "TUNERS",
+    "BottleneckConfig",
+    "MessagePassing",
+    "PAdapterConfig",
+    "mixed_batch",
+    "register",
+    "register_message_passing",
+]

@@ -8,7 +8,7 @@ from typing import Any
 from padapter.errors import UserError
 from padapter.functional import DEGREES
 from padapter.tuners.base_config import AdapterConfig, Variant
-from padapter.tuners.p_adapter.message_passing import MESSAGE_PASSING
+from padapter.tuners.p_adapter.message_passing import LAYER_FIELDS, MESSAGE_PASSING
 from padapter.tuners.registration import add_peft_type
 
 FORMS = ("projected", "bottleneck")
@@ -35,7 +35,14 @@ class PAdapterConfig(AdapterConfig):
         learn_mu: the same for mu; below 0 counts as 0. In the bottleneck form mu is ``mu (2 + tanh(theta))``
             with theta trained from 0, so it starts at twice ``mu``; that is also its value when it is not trained.
         per_head: one p and one mu per head instead of one per attention module.
-        message_passing: "pgnn" (p-Laplacian) or "gcn" (plain attention; p and mu are then not used).
+        message_passing: the graph layer: "pgnn" (p-Laplacian), "gcn" (plain attention), "appnp" (personalised
+            propagation), "gcnii" (that with a trained matrix per head), or one of `register_message_passing`. p and mu
+            are those of pgnn.
+        steps: how often pgnn, appnp and gcnii pass messages. Where attention is bidirectional, value nodes are updated
+            from the queries between steps; in decoders they keep their features, so that no token sees a later one.
+        teleport: share of a node's own features in each step of appnp and gcnii; >= 0 and < 1.
+        theta: strength of gcnii's matrix W: step l computes with ``(1 - b) I + b W``, ``b = log(theta / l + 1)``. W
+            starts at the identity, so gcnii starts as appnp.
         degree: "row", "symmetric" (encoders and projected form only), or "auto": symmetric where attention is
             bidirectional, row in decoders.
         gate: whether the bottleneck form has its gate; not used by the projected form.
@@ -53,6 +60,9 @@ class PAdapterConfig(AdapterConfig):
     learn_mu: bool = field(default=True)
     per_head: bool = field(default=False)
     message_passing: str = field(default="pgnn")
+    steps: int = field(default=1)
+    teleport: float = field(default=0.1)
+    theta: float = field(default=0.5)
     degree: str = field(default="auto")
     gate: bool = field(default=True)
     scaling: float = field(default=1.0)
@@ -67,6 +77,10 @@ class PAdapterConfig(AdapterConfig):
         self.check_choice("degree", ("auto", *DEGREES))
         self.check_number("p", 1)
         self.check_number("mu", 0)
+        if not isinstance(self.steps, int) or isinstance(self.steps, bool) or self.steps < 1:
+            raise self.refuse("steps", "a positive integer")
+        self.check_number("teleport", 0, below=1)
+        self.check_number("theta", 0, strict=True)
         self.check_number("scaling", 0, strict=True)
         self.check_number("ffn_reduction_factor", 0, strict=True)
         for name in ("learn_p", "learn_mu", "per_head", "gate"):
@@ -125,14 +139,13 @@ class PAdapterConfig(AdapterConfig):
             return
         if self.degree == "symmetric":
             raise self.refuse("degree", "'row' or 'auto' with form='bottleneck', whose degrees are 1")
-        if self.mu == 0 and self.learn_mu and MESSAGE_PASSING[self.message_passing].uses_mu:
+        if self.mu == 0 and self.learn_mu and "mu" in MESSAGE_PASSING[self.message_passing].takes:
             raise self.refuse("mu", "> 0 with form='bottleneck' and learn_mu=True (mu (2 + tanh(theta)) stays 0)")
 
     def _check_contradictions(self) -> None:
-        operator = MESSAGE_PASSING[self.message_passing]
+        takes = MESSAGE_PASSING[self.message_passing].takes
         without_effect = (
-            ("p", not operator.uses_p, f"with message_passing={self.message_passing!r}"),
-            ("mu", not operator.uses_mu, f"with message_passing={self.message_passing!r}"),
+            *((name, name not in takes, f"with message_passing={self.message_passing!r}") for name in LAYER_FIELDS),
             ("gate", self.form != "bottleneck", f"with form={self.form!r}"),
             ("ffn_reduction_factor", not self.adapts_ffn, "without ffn_adapter=True"),
         )
@@ -157,5 +170,11 @@ class PAdapterConfig(AdapterConfig):
             "projected-gcn": {"message_passing": "gcn"},
             "bottleneck-gcn": {"message_passing": "gcn", "form": "bottleneck"},
         }
-        options = projected | bottleneck | gcn
+        layers: dict[str, dict[str, Any]] = {
+            "projected-steps": {"steps": 3, "p": 1.25},
+            "projected-appnp": {"message_passing": "appnp", "teleport": 0.3},
+            "projected-gcnii": {"message_passing": "gcnii", "steps": 2},
+            "bottleneck-gcnii": {"message_passing": "gcnii", "form": "bottleneck", "theta": 1.0},
+        }
+        options = projected | bottleneck | gcn | layers
         return {name: Variant(option, name.startswith("bottleneck")) for name, option in options.items()}

@@ -12,7 +12,7 @@ from torch import nn
 from padapter.architectures import AttentionCall, AttentionSite, PackedSlice, Site, attach, detach
 from padapter.architectures.per_thread import PerThread
 from padapter.functional import metric_factor
-from padapter.tuners.base_config import AdapterConfig
+from padapter.tuners.base_config import INIT_STD, AdapterConfig
 from padapter.tuners.base_layer import BottleneckLayer, BottleneckSettings, init_linear
 from padapter.tuners.batches import Group
 from padapter.tuners.offload import fetched, is_offloaded
@@ -33,6 +33,10 @@ class PAdapterSettings(BottleneckSettings):
         mu: the base value of mu.
         degree: "row" or "symmetric".
         per_head: whether p and mu differ between heads.
+        steps: how often messages are passed.
+        teleport: share of a node's own features.
+        theta: strength of the mapping.
+        update_values: whether value nodes move between steps.
     """
 
     form: str
@@ -41,6 +45,10 @@ class PAdapterSettings(BottleneckSettings):
     mu: float
     degree: str
     per_head: bool
+    steps: int
+    teleport: float
+    theta: float
+    update_values: bool
 
 
 class PAdapterLayer(BottleneckLayer):
@@ -61,8 +69,9 @@ class PAdapterLayer(BottleneckLayer):
         "p_adapter_gate",
         "p_adapter_p",
         "p_adapter_mu",
+        "p_adapter_mapping",  # PEFT finds `modules_to_save` by how names end: no leaf may end like a module of a model
     )
-    parameter_leaves: ClassVar[frozenset[str]] = frozenset({"p", "mu"})
+    parameter_leaves: ClassVar[frozenset[str]] = frozenset({"p", "mu", "mapping"})
     _messages = PerThread()  # adapter name -> what `attend` made for `forward`; None outside of a pass
 
     def __init__(self, base_layer: nn.Module, site: Site) -> None:
@@ -84,7 +93,7 @@ class PAdapterLayer(BottleneckLayer):
         if not isinstance(site, AttentionSite):
             width = config.ffn_width(self.out_features)
             self.add_bottleneck(adapter_name, self.out_features, width, config)
-            self.settings[adapter_name] = self._settings(config, "vanilla", "row")
+            self.settings[adapter_name] = self._settings(config, "vanilla", "row", update_values=False)
             self.finish_update(adapter_name, config)
             return
         width = config.width(self.out_features, site.num_heads)
@@ -94,7 +103,10 @@ class PAdapterLayer(BottleneckLayer):
             if config.init_weights:
                 init_linear(self.leaf("gate")[adapter_name])
         self._add_exponents(adapter_name, config, site.num_heads if config.per_head else 1)
-        self.settings[adapter_name] = self._settings(config, config.form, config.resolve_degree(site.decoder))
+        if "mapping" in MESSAGE_PASSING[config.message_passing].takes:
+            self._add_mapping(adapter_name, config, site.num_heads, width)
+        degree = config.resolve_degree(site.decoder)
+        self.settings[adapter_name] = self._settings(config, config.form, degree, update_values=not site.decoder)
         attach(site, self)
         self.finish_update(adapter_name, config)
 
@@ -253,7 +265,8 @@ class PAdapterLayer(BottleneckLayer):
         """Equations (7)-(8) in head space: context (rows, N1, H, dh), weights (rows, H, N1, N2) where recorded."""
         operator, arguments = self._operator(adapter_name, call, group)
         query, key, value = (group.take(states) for states in (call.query, call.key, call.value))
-        arguments["metric_factor"] = self._metric_factor(call.query)
+        if "metric_factor" in operator.takes:
+            arguments["metric_factor"] = self._metric_factor(call.query)
         arguments["node_query"] = None if call.node_query is None else group.take(call.node_query)
         context = operator.context(query, key, value, dropout_p=call.dropout, **arguments)
         weights = operator.weights(query, key, value, **arguments)[0] if call.need_weights else None
@@ -292,15 +305,30 @@ class PAdapterLayer(BottleneckLayer):
         mask = call.attention_mask
         if mask is not None and mask.dim() == 4 and mask.shape[0] > 1:
             mask = group.take(mask)
-        if settings.degree == "symmetric" and mask is not None and "cross" not in self.__dict__["_site"].name:
+        if mask is not None and self._needs_present_queries(operator, settings):
             mask = without_padding(mask, call.query.shape[2], call.key.shape[2])
-        arguments = operator.arguments(*self.exponents(adapter_name)) | {
+        p, mu = self.exponents(adapter_name)
+        available = {
+            "p": p,
+            "mu": mu,
+            "steps": settings.steps,
+            "teleport": settings.teleport,
+            "theta": settings.theta,
+            "update_values": settings.update_values,
+            "mapping": self.leaf("mapping").get(adapter_name),
+        }
+        arguments = {name: value for name, value in available.items() if name in operator.takes} | {
             "attention_mask": mask,
             "is_causal": call.is_causal,
             "scale": call.scaling,
             "degree": settings.degree,
         }
         return operator, arguments
+
+    def _needs_present_queries(self, operator: MessagePassing, settings: PAdapterSettings) -> bool:
+        """Whether value nodes sum over the queries, and these may be padding: a self-attention's, by its name."""
+        moves = settings.steps > 1 and settings.update_values and "update_values" in operator.takes
+        return (moves or settings.degree == "symmetric") and "cross" not in self.__dict__["_site"].name
 
     def _metric_factor(self, query: torch.Tensor) -> torch.Tensor:
         """`metric_factor` for a query (B, H, N1, dk), in a compiled graph too."""
@@ -311,7 +339,7 @@ class PAdapterLayer(BottleneckLayer):
         with torch.no_grad():
             return metric_factor_of(self._number, query, num_heads, self.in_features // num_heads, is_double)
 
-    def _settings(self, config: PAdapterConfig, form: str, degree: str) -> PAdapterSettings:
+    def _settings(self, config: PAdapterConfig, form: str, degree: str, *, update_values: bool) -> PAdapterSettings:
         return PAdapterSettings(
             activation=config.activation_function(),
             dropout=config.dropout,
@@ -322,15 +350,27 @@ class PAdapterLayer(BottleneckLayer):
             mu=float(config.mu),
             degree=degree,
             per_head=config.per_head,
+            steps=config.steps,
+            teleport=float(config.teleport),
+            theta=float(config.theta),
+            update_values=update_values,
         )
 
     def _add_exponents(self, adapter_name: str, config: PAdapterConfig, size: int) -> None:
-        operator = MESSAGE_PASSING[config.message_passing]
-        if config.learn_p and operator.uses_p:
+        takes = MESSAGE_PASSING[config.message_passing].takes
+        if config.learn_p and "p" in takes:
             self.leaf("p")[adapter_name] = nn.Parameter(torch.full((size,), float(config.p)))
-        if config.learn_mu and operator.uses_mu:
+        if config.learn_mu and "mu" in takes:
             start = 0.0 if config.form == "bottleneck" else float(config.mu)
             self.leaf("mu")[adapter_name] = nn.Parameter(torch.full((size,), start))
+
+    def _add_mapping(self, adapter_name: str, config: PAdapterConfig, heads: int, width: int) -> None:
+        """One matrix per head between node features: head features, or those of the bottleneck ``width``."""
+        features = (width if config.form == "bottleneck" else self.in_features) // heads
+        start = torch.eye(features).repeat(heads, 1, 1)
+        if not config.init_weights:
+            start = start + INIT_STD * torch.randn_like(start)
+        self.leaf("mapping")[adapter_name] = nn.Parameter(start)
 
 
 def _at_least(value: torch.Tensor, low: float) -> torch.Tensor:

@@ -4,12 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
 
-from padapter.functional import p_laplacian_attention, p_laplacian_weights
+from padapter.errors import UserError
+from padapter.functional import (
+    appnp_attention,
+    appnp_weights,
+    gcn_attention,
+    gcn_weights,
+    gcnii_attention,
+    gcnii_weights,
+    p_laplacian_attention,
+    p_laplacian_weights,
+)
+
+#: Fields of `PAdapterConfig` that only some layers take; with another layer, a value for them is refused.
+LAYER_FIELDS = ("p", "mu", "steps", "teleport", "theta")
+
+#: What else a layer may take, from the adapter and the attention module it works in.
+LAYER_ARGUMENTS = ("metric_factor", "update_values", "mapping")
 
 
 @dataclass(frozen=True)
@@ -17,28 +32,79 @@ class MessagePassing:
     """One graph layer.
 
     Attributes:
-        context: maps (query, key, value, *, node_query, metric_factor, attention_mask, is_causal, scale, degree,
-            dropout_p), and p and mu where used, to the new features of the query nodes (B, H, N1, dh).
-        weights: the same arguments without ``dropout_p``, to the weights (B, H, N1, N2) and beta (B, H, N1).
-        uses_p: whether it takes p.
-        uses_mu: whether it takes mu.
+        context: maps (query, key, value, *, node_query, attention_mask, is_causal, scale, degree, dropout_p), and what
+            it ``takes``, to the new features of the query nodes (B, H, N1, dh).
+        weights: the same arguments without ``dropout_p``, to the weights (B, H, N1, N2) of the last step and the query
+            nodes' own share (B, H, N1).
+        takes: further keyword arguments, of `LAYER_FIELDS` and of:
+
+            * ``metric_factor`` (H, dh, dh): R, for distances behind the output projection (projected form only).
+            * ``update_values``: whether value nodes may move; False in decoders, where query i must reach no other.
+            * ``mapping`` (H, dh, dh): one matrix per head, trained from the identity.
+        steps_in_decoders: whether, given the config, more steps change anything where value nodes keep their features.
     """
 
     context: Callable[..., torch.Tensor]
     weights: Callable[..., tuple[torch.Tensor, torch.Tensor]]
-    uses_p: bool
-    uses_mu: bool
+    takes: frozenset[str] = frozenset()
+    steps_in_decoders: Callable[[Any], bool] = lambda config: True
 
-    def arguments(self, p: Any, mu: Any) -> dict[str, Any]:
-        """Those of p and mu that the operator takes, as keyword arguments."""
-        return ({"p": p} if self.uses_p else {}) | ({"mu": mu} if self.uses_mu else {})
+
+MESSAGE_PASSING: dict[str, MessagePassing] = {
+    # p-Laplacian message passing, equations (7)-(8).
+    "pgnn": MessagePassing(
+        p_laplacian_attention,
+        p_laplacian_weights,
+        frozenset({"p", "mu", "steps", "metric_factor", "update_values"}),
+        # p = 2: the weights do not depend on the features
+        steps_in_decoders=lambda config: config.learn_p or config.p != 2,
+    ),
+    # The graph convolution that plain attention is; what is left is a vanilla adapter (equation 9).
+    "gcn": MessagePassing(gcn_attention, gcn_weights),
+    # Personalised propagation.
+    "appnp": MessagePassing(
+        appnp_attention,
+        appnp_weights,
+        frozenset({"steps", "teleport", "update_values"}),
+        steps_in_decoders=lambda config: False,
+    ),
+    # Personalised propagation with an identity mapping.
+    "gcnii": MessagePassing(
+        gcnii_attention,
+        gcnii_weights,
+        frozenset({"steps", "teleport", "theta", "mapping", "update_values"}),
+    ),
+}
+
+
+def register_message_passing(name: str, layer: MessagePassing, *, replace: bool = False) -> None:
+    """Add a graph layer, as a value of ``PAdapterConfig(message_passing=...)``.
+
+    Args:
+        name: its name. Saved adapters refer to it, so it must be registered again before they are loaded.
+        layer: the layer.
+        replace: whether a layer of the same name may be overwritten.
+
+    Raises:
+        UserError: if the name is taken and ``replace`` is False, or if the layer takes an argument nobody has.
+    """
+    if name in MESSAGE_PASSING and not replace:
+        raise UserError(f"message passing {name!r} is registered already. Pass replace=True to overwrite.")
+    unknown = sorted(layer.takes - {*LAYER_FIELDS, *LAYER_ARGUMENTS})
+    if unknown:
+        raise UserError(
+            f"message passing {name!r} takes {', '.join(unknown)}, which no adapter has; `takes` may name "
+            f"{', '.join((*LAYER_FIELDS, *LAYER_ARGUMENTS))}."
+        )
+    MESSAGE_PASSING[name] = layer
 
 
 def without_padding(mask: torch.Tensor, queries: int, keys: int) -> torch.Tensor:
     """Remove the rows of padding from the mask of a bidirectional self-attention.
 
-    The degree of a value node sums over all queries, and padding is not one: without this, what a sample gets would
-    depend on how far its batch is padded. Padding is a token that no query may attend to.
+    The degree of a value node sums over all queries, and so does what it receives when it moves; padding is not one of
+    them: without this, what a sample gets would depend on how far its batch is padded. A mask of keys says nothing of
+    queries, but in self-attention they are the same tokens: padding is a token that no query may attend to.
 
     Args:
         mask: boolean (True = attend) or additive, (B or 1, H or 1, N1 or 1, N2).
@@ -55,16 +121,3 @@ def without_padding(mask: torch.Tensor, queries: int, keys: int) -> torch.Tensor
     hidden = ~mask if boolean else mask <= torch.finfo(mask.dtype).min / 2
     padding = hidden.all(dim=-2).unsqueeze(-1)  # (B or 1, H or 1, N1, 1)
     return mask & ~padding if boolean else mask.masked_fill(padding, -torch.inf)
-
-
-MESSAGE_PASSING: dict[str, MessagePassing] = {
-    # p-Laplacian message passing, equations (7)-(8).
-    "pgnn": MessagePassing(p_laplacian_attention, p_laplacian_weights, uses_p=True, uses_mu=True),
-    # p = 2, mu = 0: the graph convolution that plain attention is; what is left is a vanilla adapter (equation 9).
-    "gcn": MessagePassing(
-        partial(p_laplacian_attention, p=2.0, mu=0.0),
-        partial(p_laplacian_weights, p=2.0, mu=0.0),
-        uses_p=False,
-        uses_mu=False,
-    ),
-}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import INCLUDE_LINEAR_LAYERS_SHORTHAND
 from torch import nn
 
 from padapter.architectures import AttentionSite, Site, describe_sites
@@ -11,6 +12,7 @@ from padapter.tuners.base_layer import features
 from padapter.tuners.base_model import BottleneckTuner
 from padapter.tuners.p_adapter.config import PAdapterConfig
 from padapter.tuners.p_adapter.layer import PAdapterLayer
+from padapter.tuners.p_adapter.message_passing import MESSAGE_PASSING
 from padapter.tuners.weights import check_readable
 
 
@@ -23,6 +25,27 @@ class PAdapterModel(BottleneckTuner):
     def default_blocks(self, config: PAdapterConfig) -> dict[str, bool]:
         """Attention always, feed-forward blocks if the config says so."""
         return {"attention": True, "feed_forward": config.adapts_ffn}
+
+    def _prepare_model(self, peft_config: PAdapterConfig, model: nn.Module) -> None:
+        super()._prepare_model(peft_config, model)
+        operator = MESSAGE_PASSING[peft_config.message_passing]
+        if peft_config.steps == 1 or operator.steps_in_decoders(peft_config):
+            return
+        # PEFT's shorthand becomes names only later; it means all of them.
+        every = peft_config.target_modules == INCLUDE_LINEAR_LAYERS_SHORTHAND
+        adapted = [
+            site
+            for key, site in self.sites.items()
+            if isinstance(site, AttentionSite) and (every or self._check_target_module_exists(peft_config, key))
+        ]
+        if adapted and all(site.decoder for site in adapted):
+            raise UserError(
+                f"PAdapterConfig: `steps`={peft_config.steps} has no effect with "
+                f"message_passing={peft_config.message_passing!r} in a decoder, and all that would be adapted is one: "
+                "value nodes keep their features there (no token may see a later one), so every step computes the "
+                "same. Leave `steps` out, adapt an encoder (`where`), or use message_passing='pgnn' with a p other "
+                "than 2."
+            )
 
     def check_target(self, config: PAdapterConfig, target: nn.Module, key: str, site: Site | None) -> None:
         """A target must be the output projection of a known attention module (or feed-forward block)."""
