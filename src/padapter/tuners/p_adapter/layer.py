@@ -308,6 +308,8 @@ class PAdapterLayer(BottleneckLayer):
         if mask is not None and self._needs_present_queries(operator, settings):
             mask = without_padding(mask, call.query.shape[2], call.key.shape[2])
         p, mu = self.exponents(adapter_name)
+        with fetched(self.leaf("mapping")):
+            mapping = self.leaf("mapping").get(adapter_name)
         available = {
             "p": p,
             "mu": mu,
@@ -315,7 +317,7 @@ class PAdapterLayer(BottleneckLayer):
             "teleport": settings.teleport,
             "theta": settings.theta,
             "update_values": settings.update_values,
-            "mapping": self.leaf("mapping").get(adapter_name),
+            "mapping": mapping,
         }
         arguments = {name: value for name, value in available.items() if name in operator.takes} | {
             "attention_mask": mask,
