@@ -1,0 +1,1 @@
+"""Comparing methods: plan, run, tune, record, report."""
