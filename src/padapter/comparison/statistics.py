@@ -1,0 +1,200 @@
+"""Means, spreads and bootstrap intervals of scores: pure functions on arrays.
+
+The interval of a difference between two methods is a percentile interval (Efron & Tibshirani, *An Introduction to
+the Bootstrap*, 1993, section 13.3) of a two-way bootstrap. The scores of one method form a matrix, seeds by rows of
+the benchmark, and both are samples: other seeds could have been drawn, and other questions could have been asked. All
+seeds are scored on the same rows, so the two ways are crossed and not nested: a resample draws rows once for all
+seeds and methods, and seeds once for all rows (the "pigeonhole" bootstrap: McCullagh, *Resampling and exchangeable
+arrays*, Bernoulli 6, 2000; Owen, *The pigeonhole bootstrap*, Annals of Applied Statistics 1, 2007). The two-level
+bootstrap for nested data (Davison & Hinkley, *Bootstrap Methods and their Application*, 1997, section 3.8) would draw
+new rows for every seed and so lose what the seeds have in common: that some rows are hard.
+
+Of S seeds a resample draws S - 1, not S: with S the variance of a mean comes out (S - 1)/S times too small (Efron,
+*The Jackknife, the Bootstrap and Other Resampling Plans*, 1982; McCarthy & Snowden, *The bootstrap and finite
+population sampling*, 1985), a third at the three seeds that are usual here. Of rows there are enough not to care.
+
+Few seeds remain few: the spread of three numbers is itself hardly known, and an interval from them covers less often
+than it says when seeds matter more than rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+RESAMPLES = 10_000
+LEVEL = 0.95
+# Row numbers drawn at a time: 4 Mi of them are 32 MiB.
+DRAWS_AT_ONCE = 2**22
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A mean over seeds.
+
+    Attributes:
+        mean: of the values.
+        std: their standard deviation with n - 1 in the denominator; ``None`` for a single value.
+        count: how many there were.
+    """
+
+    mean: float
+    std: float | None
+    count: int
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The difference of two methods' mean scores, and how sure it is.
+
+    Attributes:
+        mean: first minus second, over the seeds (and rows) that both have.
+        low: lower end of the interval; ``None`` where there is none.
+        high: upper end.
+        seeds: how many seeds were paired; more than one are resampled.
+        rows: how many rows were paired and resampled; 0 where only scores of whole runs could be paired.
+    """
+
+    mean: float
+    low: float | None
+    high: float | None
+    seeds: int
+    rows: int
+
+    @property
+    def is_noise(self) -> bool | None:
+        """Whether the interval includes 0; ``None`` where there is no interval."""
+        if self.low is None or self.high is None:
+            return None
+        return self.low <= 0 <= self.high
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Mean and sample standard deviation.
+
+    Args:
+        values: one per seed.
+
+    Raises:
+        ValueError: if there are none.
+    """
+    if len(values) == 0:
+        raise ValueError("no values to take the mean of")
+    numbers = np.asarray(values, dtype=np.float64)
+    std = float(numbers.std(ddof=1)) if len(numbers) > 1 else None
+    return Spread(float(numbers.mean()), std, len(numbers))
+
+
+def resampled_row_means(items: ArrayLike, *, seed: Sequence[int] = (0,), resamples: int = RESAMPLES) -> Floats:
+    """Means of every column over rows drawn with replacement, the same rows for all columns.
+
+    Args:
+        items: (N, K) scores of N rows in K runs.
+        seed: of the draws.
+        resamples: how many, R.
+
+    Returns:
+        (R, K). However large N is, some tens of MiB are needed besides.
+
+    Raises:
+        ValueError: if ``items`` is no matrix with at least one row.
+    """
+    matrix = np.asarray(items, dtype=np.float64)
+    if matrix.ndim != 2 or matrix.shape[0] == 0:
+        raise ValueError(f"expected a matrix (rows, runs) with at least one row, got shape {matrix.shape}")
+    rows = matrix.shape[0]
+    generator = np.random.default_rng([*seed, 0])
+    means = np.empty((resamples, matrix.shape[1]))
+    chunk = max(1, DRAWS_AT_ONCE // rows)
+    for start in range(0, resamples, chunk):
+        size = min(chunk, resamples - start)
+        drawn = generator.integers(0, rows, size=(size, rows))
+        drawn += rows * np.arange(size)[:, None]
+        counts = np.bincount(drawn.ravel(), minlength=size * rows).reshape(size, rows)
+        means[start : start + size] = counts @ matrix / rows
+    return means
+
+
+def resampled_seed_means(values: ArrayLike, *, seed: Sequence[int] = (0,), resamples: int = RESAMPLES) -> Floats:
+    """Means over S - 1 seeds drawn with replacement out of S; a single seed is kept.
+
+    Args:
+        values: (R, S), already resampled over rows, or (S,), one score per seed.
+        seed: of the draws.
+        resamples: R; must agree with a matrix.
+
+    Returns:
+        (R,).
+
+    Raises:
+        ValueError: for another shape.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim == 1:
+        array = np.broadcast_to(array, (resamples, array.shape[0]))
+    if array.ndim != 2 or array.shape[0] != resamples or array.shape[1] == 0:
+        raise ValueError(f"expected a matrix ({resamples}, seeds) with at least one seed, got shape {array.shape}")
+    seeds = array.shape[1]
+    generator = np.random.default_rng([*seed, 1])
+    drawn = generator.integers(0, seeds, size=(resamples, max(1, seeds - 1)))
+    return np.take_along_axis(array, drawn, axis=1).mean(axis=1)
+
+
+def percentile_interval(draws: ArrayLike, level: float = LEVEL) -> tuple[float, float]:
+    """The percentile interval of bootstrap draws: the middle ``level`` of them, (R,) to (low, high)."""
+    low, high = np.quantile(np.asarray(draws, dtype=np.float64), [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def difference_by_rows(
+    first: ArrayLike, second: ArrayLike, *, seed: Sequence[int] = (0,), resamples: int = RESAMPLES
+) -> Difference:
+    """The difference of two methods, paired by seed and row; both are resampled (see the module's text).
+
+    Args:
+        first: (S, N) scores of N rows for S seeds.
+        second: the same of the method that is subtracted: same seeds, same rows, same order.
+        seed: of the draws.
+        resamples: how many.
+
+    Raises:
+        ValueError: if the shapes differ or are empty.
+    """
+    one, two = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
+    if one.shape != two.shape or one.ndim != 2 or one.size == 0:
+        raise ValueError(f"expected two matrices (seeds, rows) of one shape, got {one.shape} and {two.shape}")
+    gaps = one - two
+    by_rows = resampled_row_means(gaps.T, seed=seed, resamples=resamples)
+    draws = resampled_seed_means(by_rows, seed=seed, resamples=resamples)
+    return Difference(float(gaps.mean()), *percentile_interval(draws), *gaps.shape)
+
+
+def difference_by_seeds(
+    first: ArrayLike, second: ArrayLike, *, seed: Sequence[int] = (0,), resamples: int = RESAMPLES
+) -> Difference:
+    """The difference of two methods whose metric is no mean over rows: only seeds are resampled.
+
+    The interval therefore knows nothing of the choice of rows. A single seed has none.
+
+    Args:
+        first: (S,) scores of S seeds.
+        second: the same of the method that is subtracted.
+        seed: of the draws.
+        resamples: how many.
+
+    Raises:
+        ValueError: if the shapes differ or are empty.
+    """
+    one, two = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
+    if one.shape != two.shape or one.ndim != 1 or one.size == 0:
+        raise ValueError(f"expected two vectors (seeds,) of one length, got shapes {one.shape} and {two.shape}")
+    gaps = one - two
+    if len(gaps) == 1:
+        return Difference(float(gaps[0]), None, None, 1, 0)
+    draws = resampled_seed_means(gaps, seed=seed, resamples=resamples)
+    return Difference(float(gaps.mean()), *percentile_interval(draws), len(gaps), 0)
