@@ -196,3 +196,35 @@ def test_percentiles_are_the_middle():
 def test_wrong_shapes_are_refused(call):
     with pytest.raises(ValueError, match="expected"):
         call()
+
+
+@pytest.mark.parametrize(
+    ("seeds", "low", "high", "noise"), [(3, 0.1, 0.2, None), (10, 0.1, 0.2, False), (3, -1, 1, True)]
+)
+def test_a_few_seeds_alone_can_never_prove_a_difference(seeds, low, high, noise):
+    assert Difference(0.15, low, high, seeds, rows=0).is_noise is noise
+    assert Difference(0.15, low, high, seeds, rows=9).is_noise is bool(noise)
+
+
+@pytest.mark.parametrize(("seeds", "least", "most"), [(3, 0.19, 0.31), (10, 0.03, 0.12)])
+def test_how_often_seeds_alone_see_a_difference_where_there_is_none(seeds, least, most):
+    """What ENOUGH_SEEDS rests on."""
+    generator = np.random.default_rng(7)
+    wrong = 0
+    for _ in range(500):
+        found = difference_by_seeds(generator.normal(size=seeds), generator.normal(size=seeds), resamples=400)
+        wrong += not found.low <= 0 <= found.high
+    assert least <= wrong / 500 <= most
+
+
+@pytest.mark.parametrize(("of_seeds", "least", "most"), [(0.3, 0.02, 0.09), (1.0, 0.05, 0.15)])
+def test_how_often_rows_and_three_seeds_see_a_difference_where_there_is_none(of_seeds, least, most):
+    """Equal methods; seeds move the mean by so much of what the choice of rows does. What docs/comparing.md quotes."""
+    generator = np.random.default_rng(8)
+    wrong, rows, trials = 0, 200, 400
+    for trial in range(trials):
+        seed_effects = generator.normal(0, of_seeds * (3 / rows) ** 0.5, (3, 1))
+        gaps = generator.normal(size=rows) + seed_effects + generator.normal(0, 0.3, (3, rows))
+        found = difference_by_rows(gaps, np.zeros_like(gaps), seed=(trial,), resamples=400)
+        wrong += bool(found.is_noise is False)
+    assert least <= wrong / trials <= most
