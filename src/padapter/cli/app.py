@@ -9,10 +9,11 @@ from typing import Annotated, TextIO
 
 import typer
 
+from padapter.cli.compare import compare_command
 from padapter.cli.flags import command, guarded
 from padapter.cli.handlers import check_command, convert_command, eval_command, methods_command, predict_command
 from padapter.cli.handlers import train_command as train_handler
-from padapter.options import DataCheckOptions, EvalOptions, PredictOptions, TrainOptions
+from padapter.options import CompareOptions, DataCheckOptions, EvalOptions, PredictOptions, TrainOptions
 
 app = typer.Typer(
     name="padapter",
@@ -26,6 +27,7 @@ data = typer.Typer(help="Check data, or convert it into the format that training
 app.command("train")(command(TrainOptions, train_handler))
 app.command("eval")(command(EvalOptions, eval_command))
 app.command("predict")(command(PredictOptions, predict_command))
+app.command("compare")(command(CompareOptions, compare_command))
 app.command("methods")(guarded(methods_command))
 data.command("check")(command(DataCheckOptions, check_command))
 data.command("convert")(guarded(convert_command))

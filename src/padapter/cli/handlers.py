@@ -21,7 +21,7 @@ BAD_DATA = 1
 
 def train_command(options: TrainOptions) -> None:
     """Adapt a model to a task and score it before and after."""
-    _prepare()
+    prepare()
     from padapter.training import train
 
     report = train(options)
@@ -36,7 +36,7 @@ def train_command(options: TrainOptions) -> None:
 
 def eval_command(options: EvalOptions) -> None:
     """Score a run, or a model with or without an adapter, on data."""
-    _prepare()
+    prepare()
     from padapter.evaluation import evaluate_source
 
     report = evaluate_source(options)
@@ -47,7 +47,7 @@ def eval_command(options: EvalOptions) -> None:
 
 def predict_command(options: PredictOptions) -> None:
     """Answer one picture, or the rows of a data set; one JSON object per line."""
-    _prepare()
+    prepare()
     from padapter.evaluation import predict_source
 
     predict_source(options)
@@ -58,7 +58,7 @@ def check_command(options: DataCheckOptions) -> None:
     from padapter.data import check_data, infer_task
     from padapter.tasks import TASKS, get_task
 
-    _prepare(torch_too=False)
+    prepare(torch_too=False)
     if options.task is None:
         task = infer_task(options.data, TASKS.values(), split=options.split)
         print(f"task: {task.name} (told from the field {task.fields[0].title})")
@@ -146,7 +146,7 @@ def _cells(value: float, old: float | None, compare: bool) -> Iterable[str]:
     return (f"{old:.4f}", f"{value:.4f}", f"{value - old:+.4f}")
 
 
-def _prepare(torch_too: bool = True) -> None:
+def prepare(torch_too: bool = True) -> None:
     """Set the libraries up for one command: fast arithmetic, and our own bars and messages only."""
     if torch_too:
         import torch

@@ -40,6 +40,7 @@ class RunRecord:
         scores: (step, validation score) where scored during training.
         options: all options of the training run.
         provenance: versions and hardware.
+        base_score: of the unadapted model on the same rows, where this run measured it.
     """
 
     benchmark: str
@@ -65,6 +66,7 @@ class RunRecord:
     scores: list[list[float]] = field(default_factory=list)
     options: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
+    base_score: float | None = None
 
     @property
     def fraction(self) -> float:

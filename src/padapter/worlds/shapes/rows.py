@@ -15,6 +15,7 @@ from datasets import Image as ImageFeature
 from padapter.errors import UserError
 from padapter.worlds.shapes.domains import DOMAINS, Domain
 from padapter.worlds.shapes.facts import ASK, Fact, Meaning
+from padapter.worlds.shapes.kept import kept
 from padapter.worlds.shapes.render import render
 from padapter.worlds.shapes.scenes import Scene
 from padapter.worlds.shapes.statements import LABELS, captions, hypothesis
@@ -118,7 +119,8 @@ def load_world(domain: str, task: str, split: str, size: int | None = None, seed
         seed: another seed is another world of the same kind.
 
     Returns:
-        columns ``id``, ``image`` (undecoded PNG) and the task's own.
+        columns ``id``, ``image`` (undecoded PNG) and the task's own. Where the environment names a folder as
+        ``PADAPTER_CACHE`` it is kept there and read from there.
 
     Raises:
         UserError: an unknown domain, task or split, or a size below 1.
@@ -128,7 +130,10 @@ def load_world(domain: str, task: str, split: str, size: int | None = None, seed
         raise UserError(f"a split of the shapes world needs a size of at least 1, got {size}")
     number = SPLITS[split][1] if size is None else size
     features = Features({"id": _STRING, "image": ImageFeature(decode=False), **_TEXTS[task][1]})
-    return Dataset.from_list(list(rows(where, task, split, number, seed)), features=features)
+    return kept(
+        f"{domain}-{task}-{split}-{number}-{seed}",
+        lambda: Dataset.from_list(list(rows(where, task, split, number, seed)), features=features),
+    )
 
 
 def export_world(

@@ -1,0 +1,37 @@
+"""``padapter compare``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import typer
+
+from padapter.cli.handlers import prepare
+from padapter.options import CompareOptions
+
+if TYPE_CHECKING:
+    from padapter.comparison import Comparison
+
+FAILED = 1
+
+
+def compare_command(options: CompareOptions) -> None:
+    """Compare methods on benchmarks over seeds: train, score, report. The same command continues a comparison."""
+    prepare()
+    from padapter.comparison import compare
+
+    done = compare(options)
+    _print(done)
+    if done.failed:
+        raise typer.Exit(FAILED)
+
+
+def _print(done: Comparison) -> None:
+    from padapter.comparison.report import summary_table
+
+    summary_table(done.results)
+    for name, why in done.failed.items():
+        print(f"failed: {name}: {why}")
+    if done.failed:
+        print("the same command repeats what failed and nothing else")
+    print(f"report: {', '.join(str(path) for path in done.reports)}")

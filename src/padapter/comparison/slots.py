@@ -1,0 +1,97 @@
+"""Where runs are executed: one process each, as many at a time as there are slots."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+# Set by the caller's shell or by us, so that runs side by side do not fight over cores.
+THREADS = "OMP_NUM_THREADS"
+
+
+@dataclass
+class Running:
+    """A run in its process.
+
+    Attributes:
+        name: of the job.
+        slot: the number of its place.
+        process: the child.
+        lock: held while the child works, so that another comparison in the same folder leaves the run alone.
+    """
+
+    name: str
+    slot: int
+    process: subprocess.Popen[bytes]
+    lock: FileLock
+
+    def stop(self) -> None:
+        """Ask for a checkpoint and the end; kill if that takes more than a minute."""
+        if self.process.poll() is None:
+            self.process.send_signal(2)
+            try:
+                self.process.wait(60)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        self.lock.release()
+
+
+def start(name: str, slot: int, folder: Path, config: Path, lock: FileLock, environment: dict[str, str]) -> Running:
+    """Start ``padapter train`` in a process of its own; it resumes if its folder holds a run.
+
+    Args:
+        name: of the job.
+        slot: the number of its place.
+        folder: of the run.
+        config: the options, as a recipe of ``padapter train``.
+        lock: acquired by the caller.
+        environment: variables on top of this process's own.
+    """
+    begun = (folder / "config.yaml").is_file()
+    command = [sys.executable, "-m", "padapter", "train", "--config", str(config), "--output", str(folder), "--quiet"]
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    log = folder.parent / f"{folder.name}.log"
+    with log.open("ab") as out:
+        process = subprocess.Popen(
+            [*command, "--resume" if begun else "--overwrite"],
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **environment},
+            start_new_session=True,  # Ctrl-C is for the comparison, which passes it on
+        )
+    return Running(name, slot, process, lock)
+
+
+def environments(jobs: int, gpus: int) -> list[dict[str, str]]:
+    """The variables of every slot: one GPU each, in turn, or a share of the cores.
+
+    Args:
+        jobs: number of slots.
+        gpus: number of GPUs; 0 for a run on the CPU.
+    """
+    if gpus:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        names = visible.split(",") if visible else [str(index) for index in range(gpus)]
+        return [{"CUDA_VISIBLE_DEVICES": names[slot % len(names)]} for slot in range(jobs)]
+    threads: dict[str, Any] = {}
+    if jobs > 1 and THREADS not in os.environ:
+        threads = {THREADS: str(max(1, (os.cpu_count() or 1) // jobs))}
+    return [dict(threads) for _ in range(jobs)]
+
+
+def last_words(log: Path, lines: int = 3) -> str:
+    """The end of a child's output."""
+    try:
+        text = log.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return "no output"
+    said = [line for line in text.splitlines() if line.strip()]
+    return " | ".join(said[-lines:]) or "no output"
