@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 from padapter.comparison.collect import collect
 from padapter.comparison.plan import Job, differing
 from padapter.comparison.records import RunRecord, read_record, write_record
-from padapter.comparison.slots import Running, environments, last_words, start
+from padapter.comparison.slots import TRAIN, Running, environments, last_words, start
 from padapter.conversion import read_yaml
 from padapter.errors import UserError
 from padapter.evaluation.results import write_text
@@ -48,11 +48,20 @@ class Runner:
         gpus: how many GPUs there are to spread them over.
         overwrite: repeat runs whose options have changed, instead of refusing.
         environment: variables for every child.
+        train: the command that takes the arguments of ``padapter train``.
     """
 
     def __init__(
-        self, folder: Path, *, jobs: int, gpus: int, overwrite: bool = False, environment: dict[str, str] | None = None
+        self,
+        folder: Path,
+        *,
+        jobs: int,
+        gpus: int,
+        overwrite: bool = False,
+        environment: dict[str, str] | None = None,
+        train: Sequence[str] = TRAIN,
     ) -> None:
+        self.train = train
         self.folder = folder
         self.overwrite = overwrite
         self.environments = [{**(environment or {}), **own} for own in environments(jobs, gpus)]
@@ -141,7 +150,7 @@ class Runner:
             self._discard_if_other(job)
             write_text(self._config(job), dump_yaml({**job.plain(), "output": str(self.run_folder(job))}))
             arguments = (self.run_folder(job), self._config(job), lock, self.environments[slot])
-            running.append(start(job.name, slot, *arguments))
+            running.append(start(job.name, slot, *arguments, self.train))
 
     def _lock(self, job: Job) -> FileLock | None:
         path = self.folder / "runs" / f"{job.name}.lock"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from filelock import FileLock
 
 # Set by the caller's shell or by us, so that runs side by side do not fight over cores.
 THREADS = "OMP_NUM_THREADS"
+TRAIN = (sys.executable, "-m", "padapter", "train")
 
 
 @dataclass
@@ -43,7 +45,15 @@ class Running:
         self.lock.release()
 
 
-def start(name: str, slot: int, folder: Path, config: Path, lock: FileLock, environment: dict[str, str]) -> Running:
+def start(
+    name: str,
+    slot: int,
+    folder: Path,
+    config: Path,
+    lock: FileLock,
+    environment: dict[str, str],
+    train: Sequence[str] = TRAIN,
+) -> Running:
     """Start ``padapter train`` in a process of its own; it resumes if its folder holds a run.
 
     Args:
@@ -53,9 +63,10 @@ def start(name: str, slot: int, folder: Path, config: Path, lock: FileLock, envi
         config: the options, as a recipe of ``padapter train``.
         lock: acquired by the caller.
         environment: variables on top of this process's own.
+        train: the command that takes the arguments of ``padapter train``.
     """
     begun = (folder / "config.yaml").is_file()
-    command = [sys.executable, "-m", "padapter", "train", "--config", str(config), "--output", str(folder), "--quiet"]
+    command = [*train, "--config", str(config), "--output", str(folder), "--quiet"]
     folder.parent.mkdir(parents=True, exist_ok=True)
     log = folder.parent / f"{folder.name}.log"
     with log.open("ab") as out:

@@ -16,7 +16,9 @@ _TAIL_BYTES = 4096
 
 
 @contextmanager
-def watching(title: str, total: int, done: int, folder: Path, steps: Callable[[str], int], quiet: bool) -> Iterator[Watch]:
+def watching(
+    title: str, total: int, done: int, folder: Path, steps: Callable[[str], int], quiet: bool
+) -> Iterator[Watch]:
     """Show one bar for the runs and one for each that is running.
 
     Args:
@@ -34,7 +36,14 @@ def watching(title: str, total: int, done: int, folder: Path, steps: Callable[[s
         yield lambda records, running: None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     columns = (
         TextColumn("{task.description}"),
