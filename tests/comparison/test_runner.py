@@ -21,8 +21,6 @@ def job(seed=0, stage="test", rate=0.01, **settings):
     options = {"task": "vqa", "model": "m", "train": "t", "eval": "e", "method": "lora", "learning_rate": rate}
     own = {"seed": seed, "method_options": settings, "score_base": seed == 0}
     return Job(stage, "vqa", "lora", seed, options | own)
-        stage, "vqa", "lora", seed, {**options, "seed": seed, "method_options": settings, "score_base": seed == 0}
-    )
 
 
 def runner(folder, jobs=2, **options):
