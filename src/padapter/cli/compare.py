@@ -27,9 +27,9 @@ def compare_command(options: CompareOptions) -> None:
 
 
 def _print(done: Comparison) -> None:
-    from padapter.comparison.report import summary_table
+    from padapter.comparison.report.terminal import print_scores
 
-    summary_table(done.results)
+    print_scores(done.results)
     for name, why in done.failed.items():
         print(f"failed: {name}: {why}")
     if done.failed:
