@@ -96,6 +96,8 @@ def test_every_option_is_documented_and_its_default_can_be_written_down(name):
         ("lora", {"r": 0}, "r must be at least 1"),
         ("lora", {"alpha": 0}, "alpha must be at least 1"),
         ("lora", {"dropout": 1}, "dropout must lie in"),
+        ("lora", {"b_lr_factor": 0}, "b_lr_factor must be a number above 0"),
+        ("p-adapter", {"p_mu_lr_factor": "nan"}, "p_mu_lr_factor must be a number above 0"),
         ("prefix", {"num_virtual_tokens": 0}, "num_virtual_tokens must be at least 1"),
     ],
 )

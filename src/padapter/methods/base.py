@@ -47,6 +47,18 @@ class Method(ABC, Generic[OptionsT]):
         """
         return parse_options(self.options, values, self.name)
 
+    def learning_rate_factors(self, options: OptionsT) -> Mapping[str, float]:
+        """Parameters that learn faster or slower than the others.
+
+        Args:
+            options: Options of this method.
+
+        Returns:
+            Regular expression, found anywhere in a parameter's name -> factor of the learning rate; the first that is
+            found counts. Empty: one rate for all.
+        """
+        return {}
+
     @abstractmethod
     def apply(self, backbone: Backbone, options: OptionsT) -> None:
         """Make ``backbone.model`` trainable by this method; everything else is frozen.

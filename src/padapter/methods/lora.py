@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -25,10 +27,17 @@ class LoraOptions:
         help="Linear layers to adapt: names separated by commas, looked for in the part, or a regular expression over "
         "full names; none means the attention's query and value projections.",
     )
+    b_lr_factor: float = option(
+        1.0, help="Learning rate of the B matrices as a factor of that of the A matrices; LoRA+ advises 16."
+    )
 
     def __post_init__(self) -> None:
         require(self.r >= 1, f"method 'lora': r must be at least 1, not {self.r}.")
         require(self.alpha is None or self.alpha >= 1, f"method 'lora': alpha must be at least 1, not {self.alpha}.")
+        require(
+            0 < self.b_lr_factor < math.inf,
+            f"method 'lora': b_lr_factor must be a number above 0, not {self.b_lr_factor}.",
+        )
         require(0 <= self.dropout < 1, f"method 'lora': dropout must lie in [0, 1), not {self.dropout}.")
 
 
@@ -54,3 +63,7 @@ class Lora(PeftMethod[LoraOptions]):
             lora_dropout=options.dropout,
             target_modules=chosen if isinstance(chosen, str) else part_pattern(backbone, options.part, chosen),
         )
+
+    def learning_rate_factors(self, options: LoraOptions) -> Mapping[str, float]:
+        """See :meth:`Method.learning_rate_factors`; LoRA+ (Hayou et al., 2024)."""
+        return {} if options.b_lr_factor == 1 else {r"\.lora_(embedding_)?B\.": options.b_lr_factor}

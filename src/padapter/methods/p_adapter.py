@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from padapter.methods.options import option
+from padapter.methods.options import option, require
 from padapter.methods.peft_method import OwnTuner, places
 
 if TYPE_CHECKING:
@@ -52,6 +54,11 @@ class PAdapterOptions:
         help="Output projections to adapt: names separated by commas, or a regular expression; "
         "none means the architecture's own.",
     )
+    p_mu_lr_factor: float = option(1.0, help="Learning rate of p and mu, as a factor of that of everything else.")
+
+    def __post_init__(self) -> None:
+        factor = self.p_mu_lr_factor
+        require(0 < factor < math.inf, f"method 'p-adapter': p_mu_lr_factor must be a number above 0, not {factor}.")
 
 
 class PAdapter(OwnTuner[PAdapterOptions]):
@@ -67,4 +74,9 @@ class PAdapter(OwnTuner[PAdapterOptions]):
         from padapter.tuners import PAdapterConfig
 
         fields = {**vars(options), **places(options.where, options.target_modules)}
+        del fields["p_mu_lr_factor"]  # of the optimizer, not of the model
         return PAdapterConfig(**fields)
+
+    def learning_rate_factors(self, options: PAdapterOptions) -> Mapping[str, float]:
+        """See :meth:`Method.learning_rate_factors`."""
+        return {} if options.p_mu_lr_factor == 1 else {r"\.p_adapter_(p|mu)\.": options.p_mu_lr_factor}

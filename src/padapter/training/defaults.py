@@ -7,7 +7,6 @@ from typing import Any
 
 from padapter.errors import UserError
 from padapter.methods import Method
-from padapter.methods.options import parse_options
 from padapter.options import TrainOptions
 
 LEARNING_RATES = {
@@ -36,7 +35,7 @@ def resolve(options: TrainOptions, method: Method[Any]) -> tuple[TrainOptions, A
     Raises:
         UserError: for an option the method does not have, a bad value, or a method without a default learning rate.
     """
-    settings = parse_options(method.options, options.method_options, method.name)
+    settings = method.parse(options.method_options)
     rate = options.learning_rate or LEARNING_RATES.get(method.name)
     if rate is None:
         raise UserError(f"--learning-rate: is needed, method {method.name!r} has no default")

@@ -254,6 +254,7 @@ class _Run:
                 args=self._arguments(steps),
                 collator=Collator(backbone, self.task),
                 rows=Rows(train_data.dataset),
+                rate_factors=self.method.learning_rate_factors(self.settings),
                 watchers=[*([GradientCheck(module)] if self.method.all_learn else []), timer, log],
                 checkpoint=checkpoint,
             )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from transformers.trainer_callback import ExportableState
 from padapter.training.batches import Collator, EpochSampler, Rows, raise_failures
 from padapter.training.callbacks import EpochOrder
 from padapter.training.checkpoints import rotate, write_state, written_whole
+from padapter.training.rates import split_rates
 
 TRAINER_STATE = "trainer_state.json"
 IGNORE = -100
@@ -54,6 +55,8 @@ class AdapterTrainer(Seq2SeqTrainer):
         collator: rows to batch.
         rows: training rows.
         callbacks: watched while training.
+        rate_factors: learning rates of some parameters relative to ``args.learning_rate``, see
+            :meth:`padapter.methods.Method.learning_rate_factors`.
     """
 
     control: TrainerControl
@@ -69,10 +72,12 @@ class AdapterTrainer(Seq2SeqTrainer):
         collator: Collator,
         rows: Rows,
         callbacks: list[Any],
+        rate_factors: Mapping[str, float] | None = None,
     ) -> None:
         self.reduction = reduction
         self.checkpoints = checkpoints
         self.score = score
+        self.rate_factors = dict(rate_factors or {})
         self.order = EpochSampler(len(rows), args.seed)
         super().__init__(
             model=module,
@@ -93,6 +98,14 @@ class AdapterTrainer(Seq2SeqTrainer):
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Matrices decay; biases, norms and the scalars p and mu do not."""
         return [name for name, value in model.named_parameters() if value.ndim >= 2]
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """The base class's, with the method's own rates."""
+        fresh = self.optimizer is None
+        optimizer = super().create_optimizer(model)
+        if fresh and self.rate_factors:
+            split_rates(optimizer, self.model if model is None else model, self.rate_factors)
+        return optimizer
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
         # Where the parent process first sees the batches of a step.
