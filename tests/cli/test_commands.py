@@ -141,3 +141,5 @@ def test_methods_are_listed_with_their_options(command):
     assert all(f"{name}  " in shown for name in METHODS)
     assert "--set p=float" in shown
     assert "Literal" not in shown
+    assert "Other tuners of PEFT, by name: adamss, " in shown
+    assert "adalora" not in shown

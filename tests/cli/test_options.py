@@ -177,7 +177,6 @@ def test_own_fields_come_first_and_all_are_described():
 def test_recipes_are_valid():
     """Every recipe of the repository can be read, and names things that exist."""
     from padapter.methods import get_method
-    from padapter.methods.options import parse_options
     from padapter.tasks import get_task
 
     found = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
@@ -185,5 +184,5 @@ def test_recipes_are_valid():
     for path in found:
         options = options_from(TrainOptions, path)
         method = get_method(options.method)
-        parse_options(method.options, options.method_options, method.name)
+        method.parse(options.method_options)
         get_task(options.task)

@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 
 BAD_DATA = 1
 
+PEFT_PARAGRAPH = """Further fields of peft.LoraConfig are options of lora too, e.g. --set use_dora=true.
+Other tuners of PEFT, by name: {names}.
+Their options are part and target_modules, as of lora, and the fields of their PEFT configuration,
+e.g. --method oft:oft_block_size=32. They need --learning-rate."""
+
 
 def train_command(options: TrainOptions) -> None:
     """Adapt a model to a task and score it before and after."""
@@ -85,7 +90,7 @@ def convert_command(
 
 def methods_command() -> None:
     """List the methods of adaptation with their options and default learning rates."""
-    from padapter.methods import METHODS
+    from padapter.methods import METHODS, peft_methods
     from padapter.training.defaults import LEARNING_RATES
 
     for name, method in METHODS.items():
@@ -93,6 +98,7 @@ def methods_command() -> None:
         for item in fields(method.options):
             default = "" if item.default is MISSING else f" (default: {item.default})"
             print(f"    --set {item.name}={_spoken(str(item.type))}  {item.metadata['help']}{default}")
+    print(PEFT_PARAGRAPH.format(names=", ".join(name for name, it in peft_methods().items() if not it.special.refused)))
 
 
 def _spoken(kind: str) -> str:

@@ -1,12 +1,14 @@
-"""What ``--method`` can be: one file and one registry line each."""
+"""What ``--method`` can be: one file and one registry line each, and every other tuner of PEFT by its name."""
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 from typing import Any
 
 from padapter.errors import UserError
 from padapter.methods.adapter import Adapter
+from padapter.methods.any_peft import SPELLINGS, peft_methods
 from padapter.methods.base import Method, trainable_parameters
 from padapter.methods.full import Full
 from padapter.methods.lora import Lora
@@ -17,14 +19,14 @@ from padapter.methods.prefix import Prefix
 METHODS: dict[str, Method[Any]] = {method.name: method for method in (PAdapter(), Adapter(), Lora(), Prefix(), Full())}
 """All methods by name."""
 
-__all__ = ["METHODS", "Method", "PeftMethod", "get_method", "method_of", "trainable_parameters"]
+__all__ = ["METHODS", "Method", "PeftMethod", "get_method", "method_of", "peft_methods", "trainable_parameters"]
 
 
 def get_method(name: str) -> Method[Any]:
     """Look a method up.
 
     Args:
-        name: One of ``METHODS``; "_" and "-" are the same.
+        name: One of ``METHODS``, or the lower-case type of a PEFT tuner, e.g. ``ia3``; "_" and "-" are the same.
 
     Returns:
         The method.
@@ -32,10 +34,19 @@ def get_method(name: str) -> Method[Any]:
     Raises:
         UserError: If there is none of that name.
     """
-    method = METHODS.get(name.replace("_", "-"))
-    if method is None:
-        raise UserError(f"unknown method '{name}'. Known methods: {', '.join(METHODS)}.")
-    return method
+    wanted = name.replace("_", "-").lower()
+    if wanted in METHODS:
+        return METHODS[wanted]
+    others = peft_methods()
+    if wanted in others:
+        return others[wanted]
+    if wanted in SPELLINGS:
+        raise UserError(f"unknown method '{name}'; it is asked for with --method {SPELLINGS[wanted]}")
+    close = difflib.get_close_matches(wanted, [*METHODS, *others], n=1)
+    hint = f" Did you mean '{close[0]}'?" if close else ""
+    raise UserError(
+        f"unknown method '{name}'.{hint} Known methods: {', '.join(METHODS)}; and of PEFT: {', '.join(others)}."
+    )
 
 
 def method_of(directory: str | Path) -> Method[Any]:
@@ -54,7 +65,8 @@ def method_of(directory: str | Path) -> Method[Any]:
     if (folder / "config.json").is_file() and not (folder / "adapter_config.json").is_file():
         return METHODS[Full.name]
     found = adapter_type(folder)
-    known = {method.peft_type: method for method in METHODS.values() if isinstance(method, PeftMethod)}
+    own = {method.peft_type: method for method in METHODS.values() if isinstance(method, PeftMethod)}
+    known: dict[str, Method[Any]] = {**own, **{method.peft_type: method for method in peft_methods().values()}}
     if found not in known:
         raise UserError(f"adapter '{folder}' is of type {found}; padapter reads {', '.join(sorted(known))}.")
     return known[found]

@@ -5,13 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from padapter.methods.config_fields import ConfigMethod
 from padapter.methods.options import option, require
-from padapter.methods.peft_method import PeftMethod, part_pattern, targets
+from padapter.methods.peft_method import target_pattern
 
 if TYPE_CHECKING:
     from padapter.backbones import Backbone
+
+NEEDS_DATA = "needs a pass over the data before training, which `padapter train` does not make"
+REFUSED_STARTS = {
+    "eva": NEEDS_DATA,
+    "corda": NEEDS_DATA,
+    "loftq": "replaces the model's weights by quantised ones; quantise the model itself instead",
+}
+"""Values of ``init_lora_weights`` that would not do what they promise -> why."""
 
 
 @dataclass(frozen=True)
@@ -41,27 +50,35 @@ class LoraOptions:
         require(0 <= self.dropout < 1, f"method 'lora': dropout must lie in [0, 1), not {self.dropout}.")
 
 
-class Lora(PeftMethod[LoraOptions]):
-    """Low-rank updates of the attention projections."""
+class Lora(ConfigMethod[LoraOptions]):
+    """Low-rank updates of the attention projections; every field of ``peft.LoraConfig`` is an option too."""
 
     name = "lora"
     summary = "LoRA: low-rank updates of the attention projections."
     options = LoraOptions
     peft_type = "LORA"
+    aliases: ClassVar[Mapping[str, str]] = {"lora_alpha": "alpha", "lora_dropout": "dropout"}
+
+    def config_class(self) -> type[Any]:
+        """See :meth:`ConfigMethod.config_class`."""
+        from peft import LoraConfig
+
+        return LoraConfig
 
     def config(self, backbone: Backbone, options: LoraOptions) -> Any:
         """See :meth:`PeftMethod.config`."""
         from peft import LoraConfig
 
-        chosen = targets(options.target_modules)
-        if chosen is None:
-            wanted = (group for part, group in backbone.projections.items() if options.part in (part, "both"))
-            chosen = [name for group in wanted for name in group]
+        further = self.further(options)
+        start = str(further.get("init_lora_weights"))
+        require(start not in REFUSED_STARTS, f"method 'lora': init_lora_weights={start} {REFUSED_STARTS.get(start)}.")
+        names = self.targets(backbone, target_pattern(backbone, options.part, options.target_modules), further)
         return LoraConfig(
             r=options.r,
             lora_alpha=2 * options.r if options.alpha is None else options.alpha,
             lora_dropout=options.dropout,
-            target_modules=chosen if isinstance(chosen, str) else part_pattern(backbone, options.part, chosen),
+            target_modules=names,
+            **further,
         )
 
     def learning_rate_factors(self, options: LoraOptions) -> Mapping[str, float]:

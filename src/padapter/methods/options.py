@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, TypeVar, Union
 
 from padapter.errors import UserError
@@ -36,13 +36,13 @@ def require(condition: bool, message: str) -> None:
         raise UserError(message)
 
 
-def parse_options(options: type[T], values: Mapping[str, Any], method: str) -> T:
+def parse_options(options: type[T], values: Mapping[str, Any] | Iterable[tuple[str, Any]], method: str) -> T:
     """Build a method's options from names and values; strings are converted to the option's type.
 
     Args:
         options: The dataclass.
-        values: Option names ("-" and "_" are the same) and values; strings are read as the option's type:
-            true/false, numbers, none, words.
+        values: Option names ("-" and "_" are the same) and values, as a mapping or as pairs; strings are read as the
+            option's type: true/false, numbers, none, words, items separated by commas, YAML for mappings.
         method: Name of the method, for messages.
 
     Returns:
@@ -54,7 +54,7 @@ def parse_options(options: type[T], values: Mapping[str, Any], method: str) -> T
     hints = typing.get_type_hints(options)
     known = [field.name for field in dataclasses.fields(options)]  # type: ignore[arg-type]
     chosen: dict[str, Any] = {}
-    for given, value in values.items():
+    for given, value in values.items() if isinstance(values, Mapping) else values:
         name = str(given).replace("-", "_")
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1)
@@ -67,7 +67,10 @@ def parse_options(options: type[T], values: Mapping[str, Any], method: str) -> T
 
 
 def _convert(value: Any, kind: Any, where: str) -> Any:
-    """Read ``value`` as ``kind``: bool, int, float, str, Literal, or a union of these and None."""
+    """Read ``value`` as ``kind``.
+
+    A kind is bool, int, float, str, Literal, list, dict (a dataclass is given as one), or a union of these and None.
+    """
     is_union = typing.get_origin(kind) in (Union, types.UnionType)
     # "none" is None where the option allows it, never the text.
     members = sorted(typing.get_args(kind), key=lambda m: m is not type(None)) if is_union else [kind]
@@ -94,7 +97,33 @@ def _read(value: Any, kind: Any) -> Any:
     if typing.get_origin(kind) is Literal:
         allowed = {str(choice): choice for choice in typing.get_args(kind)}
         return allowed.get(str(value) if text is None else text, _UNFIT)
+    if kind is list or typing.get_origin(kind) is list:
+        return _read_list(value, *typing.get_args(kind))
+    if kind is dict or typing.get_origin(kind) is dict or dataclasses.is_dataclass(kind):
+        found = _read_yaml(text) if text is not None else value
+        return dict(found) if isinstance(found, Mapping) else _UNFIT
     raise TypeError(f"options of type {kind} are not supported")
+
+
+def _read_list(value: Any, kind: Any = str) -> Any:
+    if isinstance(value, str):
+        bracketed = value.strip().startswith("[")
+        value = _read_yaml(value) if bracketed else [item for item in value.split(",") if item.strip()]
+    if not isinstance(value, (list, tuple)):
+        return _UNFIT
+    if typing.get_origin(kind) is tuple:  # pairs, as in layer_replication
+        return [tuple(item) for item in value] if all(isinstance(item, (list, tuple)) for item in value) else _UNFIT
+    items = [_read(item, kind) for item in value]
+    return _UNFIT if any(item is _UNFIT for item in items) else items
+
+
+def _read_yaml(text: str) -> Any:
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return _UNFIT
 
 
 def _read_number(value: Any, kind: type[int] | type[float]) -> Any:
@@ -112,5 +141,16 @@ def _spoken(kind: Any) -> str:
     """Name a type as a user would."""
     if typing.get_origin(kind) is Literal:
         return "one of " + ", ".join(str(choice) for choice in typing.get_args(kind))
-    names = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", type(None): "none"}
+    if dataclasses.is_dataclass(kind):
+        return "a mapping"
+    kind = typing.get_origin(kind) or kind
+    names = {
+        list: "a list",
+        dict: "a mapping",
+        bool: "true or false",
+        int: "a whole number",
+        float: "a number",
+        str: "a text",
+        type(None): "none",
+    }
     return names[kind]

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from padapter.backbones import Backbone
 
 OptionsT = TypeVar("OptionsT")
+REWRITING_STARTS = ("pissa", "olora")  # of LoRA: they move a part of the base weights into the adapter
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
@@ -84,6 +85,8 @@ class PeftMethod(Method[OptionsT]):
         problem = differences(room, found)
         if problem:
             backbone.model = self.unwrap(wrapped)
+            if getattr(config, "init_lora_weights", None) in REWRITING_STARTS:
+                problem += " Load the model again: this adapter's initialisation has changed its weights."
             raise UserError(f"adapter '{folder}' does not fit model '{backbone.name}': {problem}")
         set_peft_model_state_dict(wrapped, found)
         if not trainable:
@@ -191,6 +194,28 @@ def places(where: str, target_modules: str | None) -> dict[str, Any]:
             f"--set where: {where!r} has no effect beside target_modules={target_modules!r}; leave one out."
         )
     return {"where": parts[0] if len(parts) == 1 else parts, "target_modules": targets(target_modules)}
+
+
+def target_pattern(backbone: Backbone, part: str, text: str | None) -> str:
+    """Regular expression for the linear layers to adapt.
+
+    Args:
+        backbone: The model.
+        part: ``text``, ``image`` or ``both``.
+        text: As a user writes target modules (see :func:`targets`); ``None`` for the attention's query and value
+            projections.
+
+    Returns:
+        A pattern for PEFT's ``target_modules``.
+
+    Raises:
+        UserError: If ``text`` is no valid regular expression.
+    """
+    chosen = targets(text)
+    if chosen is None:
+        wanted = (group for key, group in backbone.projections.items() if part in (key, "both"))
+        chosen = [name for group in wanted for name in group]
+    return chosen if isinstance(chosen, str) else part_pattern(backbone, part, chosen)
 
 
 def part_pattern(backbone: Backbone, part: str, names: Sequence[str]) -> str:
