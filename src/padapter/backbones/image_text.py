@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,13 +93,7 @@ class ImageTextBackbone(Backbone):
         self.end_id = int(tokenizer.eos_token_id)
         self.pad_id = int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id)
         self.kind = str(config.model_type)
-        sites = find_sites(unwrapped(model)).values()
-        roots = {part: _common([s.name for s in sites if s.part == part]) for part in ("language", "vision")}
-        self.parts: Mapping[Part, str] = {"text": roots["language"], "image": roots["vision"]}
-        self.projections: Mapping[Part, tuple[str, ...]] = {
-            "text": _projections([s for s in sites if s.part == "language"]),
-            "image": _projections([s for s in sites if s.part == "vision"]),
-        }
+        self.parts, self.projections = anatomy(unwrapped(model))
 
     @classmethod
     def load(cls, path: str | Path, *, name: str, dtype: torch.dtype) -> ImageTextBackbone:
@@ -317,6 +311,22 @@ def _projections(sites: Sequence[AttentionSite | Any]) -> tuple[str, ...]:
     """Last names of the query and value projections of some attention modules."""
     paths = [path for site in sites if isinstance(site, AttentionSite) for path in (site.row.query, site.row.value)]
     return tuple(dict.fromkeys(name.rpartition(".")[2] for path in paths for name in path.split("|")))
+
+
+def anatomy(model: nn.Module) -> tuple[dict[Part, str], dict[Part, tuple[str, ...]]]:
+    """Where a decoder-only image-text model has its parts, and what their query and value projections are called.
+
+    Args:
+        model: The model without a PEFT wrapper.
+
+    Returns:
+        ``parts`` and ``projections`` as of :class:`Backbone`.
+    """
+    sites = find_sites(model).values()
+    kinds: tuple[tuple[Part, str], ...] = (("text", "language"), ("image", "vision"))
+    inside = {part: [site for site in sites if site.part == kind] for part, kind in kinds}
+    roots = {part: _common([site.name for site in group]) for part, group in inside.items()}
+    return roots, {part: _projections(group) for part, group in inside.items()}
 
 
 def _common(names: Sequence[str]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from padapter.methods.base import Size
 from padapter.methods.options import option
 from padapter.methods.peft_method import OwnTuner, places
 
@@ -46,6 +47,7 @@ class Adapter(OwnTuner[AdapterOptions]):
     summary = "Vanilla adapter: a bottleneck behind attention and feed-forward blocks."
     options = AdapterOptions
     peft_type = "BOTTLENECK"
+    size = Size("r", replaces=("reduction_factor",))
 
     def config(self, backbone: Backbone, options: AdapterOptions) -> Any:
         """See :meth:`PeftMethod.config`."""

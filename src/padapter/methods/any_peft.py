@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from padapter.errors import UserError
+from padapter.methods.base import Size
 from padapter.methods.config_fields import ConfigMethod
 from padapter.methods.options import option
 from padapter.methods.peft_method import part_pattern, target_pattern
@@ -36,11 +37,13 @@ class Special:
         targets: What it adapts by default.
         defaults: Fields of its configuration that PEFT leaves open, but needs.
         refused: Why it cannot be trained here; empty if it can.
+        size: The field that grows with the number of trained parameters, where the configuration has it.
     """
 
     targets: Literal["projections", "norms"] = "projections"
     defaults: dict[str, Any] = field(default_factory=dict)
     refused: str = ""
+    size: str | None = "r"
 
 
 EXCEPTIONS = {
@@ -49,6 +52,12 @@ EXCEPTIONS = {
     "FROD": Special(defaults={"progressbar": False}),
     "LN_TUNING": Special(targets="norms"),
     "ADALORA": Special(refused="it moves rank between layers after every step, which `padapter train` does not do"),
+    "OFT": Special(size="oft_block_size"),
+    "FOURIERFT": Special(size="n_frequency"),
+    "WAVEFT": Special(size="n_frequency"),
+    "UNILORA": Special(size="theta_d_length"),
+    "RANDLORA": Special(size=None),  # more rank, fewer parameters
+    "TINYLORA": Special(size=None),  # rank is of the frozen part
     "POLY": Special(refused="it needs the number of a task with every row"),
     "SHADOW": Special(refused="it runs a second, smaller copy of a text-only decoder"),
     "XLORA": Special(refused="it mixes LoRA adapters that are trained already"),
@@ -91,6 +100,8 @@ class AnyPeft(ConfigMethod[AnyPeftOptions]):
         # Class attributes of all other methods; here one class serves many names.
         self.peft_type = peft_type  # type: ignore[misc]
         self.name = peft_type.lower().replace("_", "-")  # type: ignore[misc]
+        grows = self.special.size if self.special.size in self.further_fields() else None
+        self.size = Size(grows) if grows else None  # type: ignore[misc]
         self.summary = f"PEFT's {self.config_class().__name__.removesuffix('Config')}."  # type: ignore[misc]
 
     @property

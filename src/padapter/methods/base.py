@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
@@ -18,6 +19,21 @@ if TYPE_CHECKING:
 OptionsT = TypeVar("OptionsT")
 
 
+@dataclass(frozen=True)
+class Size:
+    """The option that makes a method larger: more of it, more trainable parameters.
+
+    Attributes:
+        name: The option.
+        low: Its smallest value.
+        replaces: Options that say the same in another way and are dropped when this one is set.
+    """
+
+    name: str
+    low: int = 1
+    replaces: tuple[str, ...] = ()
+
+
 class Method(ABC, Generic[OptionsT]):
     """One way to adapt a model; what ``--method`` names.
 
@@ -25,12 +41,14 @@ class Method(ABC, Generic[OptionsT]):
         name: What the user types.
         summary: One line for help texts and model cards.
         options: Dataclass of the method's options, fields made with :func:`padapter.methods.options.option`.
+        size: The option that sets how many parameters are trained, for a budget; ``None`` if there is none.
         all_learn: Whether every trainable parameter must receive a gradient; if one does not, training stops.
     """
 
     name: ClassVar[str]
     summary: ClassVar[str]
     options: type[OptionsT]
+    size: ClassVar[Size | None] = None
     all_learn: ClassVar[bool] = True
 
     def parse(self, values: Mapping[str, Any]) -> OptionsT:
@@ -46,6 +64,22 @@ class Method(ABC, Generic[OptionsT]):
             UserError: If a name is unknown (the known ones are listed) or a value does not fit.
         """
         return parse_options(self.options, values, self.name)
+
+    def sized(self, values: Mapping[str, Any], size: int, width: int) -> dict[str, Any]:
+        """Set the size among options.
+
+        Args:
+            values: Options as for :meth:`parse`.
+            size: Value of the option that ``self.size`` names.
+            width: Width of the model's text part, for methods with several sizes to keep in step.
+
+        Returns:
+            The options with that size.
+        """
+        if self.size is None:
+            raise ValueError(f"method '{self.name}' has no size")
+        kept = {str(name).replace("-", "_"): value for name, value in values.items()}
+        return {name: value for name, value in kept.items() if name not in self.size.replaces} | {self.size.name: size}
 
     def learning_rate_factors(self, options: OptionsT) -> Mapping[str, float]:
         """Parameters that learn faster or slower than the others.

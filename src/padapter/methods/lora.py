@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from padapter.methods.base import Size
 from padapter.methods.config_fields import ConfigMethod
 from padapter.methods.options import option, require
 from padapter.methods.peft_method import target_pattern
@@ -57,6 +58,7 @@ class Lora(ConfigMethod[LoraOptions]):
     summary = "LoRA: low-rank updates of the attention projections."
     options = LoraOptions
     peft_type = "LORA"
+    size = Size("r")
     aliases: ClassVar[Mapping[str, str]] = {"lora_alpha": "alpha", "lora_dropout": "dropout"}
 
     def config_class(self) -> type[Any]:

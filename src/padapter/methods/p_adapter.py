@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from padapter.methods.base import Size
 from padapter.methods.options import option, require
 from padapter.methods.peft_method import OwnTuner, places
 
@@ -68,6 +69,7 @@ class PAdapter(OwnTuner[PAdapterOptions]):
     summary = "p-adapter: p-Laplacian message passing on the attention graph, then a bottleneck."
     options = PAdapterOptions
     peft_type = "P_ADAPTER"
+    size = Size("r", replaces=("reduction_factor",))
 
     def config(self, backbone: Backbone, options: PAdapterOptions) -> Any:
         """See :meth:`PeftMethod.config`."""
@@ -76,6 +78,14 @@ class PAdapter(OwnTuner[PAdapterOptions]):
         fields = {**vars(options), **places(options.where, options.target_modules)}
         del fields["p_mu_lr_factor"]  # of the optimizer, not of the model
         return PAdapterConfig(**fields)
+
+    def sized(self, values: Mapping[str, Any], size: int, width: int) -> dict[str, Any]:
+        """See :meth:`Method.sized`; feed-forward adapters, where there are any, get the same width."""
+        options, found = self.parse(values), super().sized(values, size, width)
+        if options.ffn_adapter or (options.ffn_adapter is None and options.form == "bottleneck"):
+            # Widths are rounded down; the half keeps a quotient that is no binary fraction from losing one.
+            found["ffn_reduction_factor"] = width / (size if width % size == 0 else size + 0.5)
+        return found
 
     def learning_rate_factors(self, options: PAdapterOptions) -> Mapping[str, float]:
         """See :meth:`Method.learning_rate_factors`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from padapter.methods.base import Size
 from padapter.methods.options import option, require
 from padapter.methods.peft_method import PeftMethod
 
@@ -38,6 +39,7 @@ class Prefix(PeftMethod[PrefixOptions]):
     summary = "Prefix tuning: learned keys and values in front of the decoder's self-attention."
     options = PrefixOptions
     peft_type = "PREFIX_TUNING"
+    size = Size("num_virtual_tokens")
 
     def config(self, backbone: Backbone, options: PrefixOptions) -> Any:
         """See :meth:`PeftMethod.config`."""

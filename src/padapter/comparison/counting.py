@@ -1,0 +1,140 @@
+"""How many parameters a method trains, counted without memory for the weights."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModelForImageTextToText, PretrainedConfig
+
+from padapter.backbones import Backbone
+from padapter.backbones.base import unwrapped
+from padapter.backbones.blip import BlipBackbone
+from padapter.backbones.image_text import anatomy
+from padapter.errors import UserError
+from padapter.methods import get_method, trainable_parameters
+
+
+@dataclass(frozen=True)
+class Count:
+    """Parameters of an adapted model; shared ones count once.
+
+    Attributes:
+        trainable: those that training changes.
+        total: all, the method's own included.
+        base: all of the model before.
+    """
+
+    trainable: int
+    total: int
+    base: int
+
+    @property
+    def fraction(self) -> float:
+        """Trainable as a share of all parameters, adapters included."""
+        return self.trainable / self.total
+
+    @property
+    def fraction_of_base(self) -> float:
+        """Trainable as a share of the unadapted model."""
+        return self.trainable / self.base
+
+
+@dataclass
+class Skeleton:
+    """What a method needs of a backbone to be applied: a model, and where its parts are; it cannot read or write.
+
+    Attributes:
+        model: The model, usually without storage (on torch's meta device).
+        name: What messages call it.
+        parts: As in :class:`padapter.backbones.Backbone`.
+        projections: As there.
+    """
+
+    model: Any
+    name: str
+    parts: Mapping[Any, str]
+    projections: Mapping[Any, tuple[str, ...]]
+
+    @property
+    def base_model(self) -> Any:
+        """The model without a PEFT wrapper."""
+        return unwrapped(self.model)
+
+
+SkeletonFactory = Callable[[str], Skeleton]
+"""Makes a fresh skeleton on a device: ``meta`` or ``cpu``."""
+
+
+def skeletons_of(config: PretrainedConfig, name: str = "") -> SkeletonFactory:
+    """Skeletons of a model that is known by its configuration only; needs no weights and no network.
+
+    Args:
+        config: of transformers, for BLIP or any image-text-to-text model.
+        name: what messages call the model; default its type.
+    """
+
+    def make(device: str) -> Skeleton:
+        with torch.device(device):
+            model = build(config)
+        if config.model_type == "blip":
+            parts, projections = BlipBackbone.parts, BlipBackbone.projections
+        else:
+            parts, projections = anatomy(model)
+        return Skeleton(model, name or str(config.model_type), parts, projections)
+
+    return make
+
+
+def skeletons_like(backbone: Backbone) -> SkeletonFactory:
+    """Skeletons of a loaded, unadapted model."""
+    return skeletons_of(backbone.base_model.config, backbone.name)
+
+
+def build(config: PretrainedConfig) -> nn.Module:
+    """A model with random weights, on torch's current device."""
+    from transformers import BlipForConditionalGeneration
+
+    config = copy.deepcopy(config)
+    if config.model_type == "blip":
+        return BlipForConditionalGeneration(config)
+    model: nn.Module = AutoModelForImageTextToText.from_config(config)
+    return model
+
+
+def count(method: str, values: Mapping[str, Any], skeletons: SkeletonFactory) -> Count:
+    """Count what a method would train.
+
+    On torch's meta device, which holds shapes but no numbers; a method that needs numbers for its start (some of
+    PEFT's) is applied to random weights on the CPU instead.
+
+    Args:
+        method: its name.
+        values: its options, as for :meth:`padapter.methods.Method.parse`.
+        skeletons: makes the model.
+
+    Raises:
+        UserError: if the options do not fit the model.
+    """
+    chosen = get_method(method)
+    options = chosen.parse(values)
+    for device in ("meta", "cpu"):
+        skeleton = skeletons(device)
+        base = trainable_parameters(skeleton.model)[1]
+        try:
+            with torch.device(device):
+                chosen.apply(skeleton, options)  # type: ignore[arg-type]
+        except (UserError, NotImplementedError, RuntimeError) as error:
+            if device == "meta" and _needs_numbers(error):
+                continue
+            raise
+        return Count(*trainable_parameters(skeleton.model), base)
+    raise AssertionError("the CPU has numbers")
+
+
+def _needs_numbers(error: BaseException) -> bool:
+    return "meta" in f"{error} {error.__cause__}".lower()
