@@ -1,0 +1,109 @@
+"""One training step of a method at full size, timed and weighed in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import BlipConfig, PretrainedConfig
+
+from padapter.comparison.counting import skeletons_of
+from padapter.errors import UserError
+from padapter.methods import get_method
+
+ROWS, TOKENS, STEPS = 8, 20, 3
+_KILO = 1 if sys.platform == "darwin" else 1024
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a step costs on the machine that measured it.
+
+    Attributes:
+        seconds: per optimizer step, the first one left out.
+        peak_bytes: largest memory of the process, model and optimizer included (CPU only).
+    """
+
+    seconds: float
+    peak_bytes: int
+
+
+def measure(
+    config: PretrainedConfig, method: str, values: Mapping[str, Any], *, rows: int = ROWS, tokens: int = TOKENS
+) -> Cost:
+    """Train a few steps of BLIP with random weights and random data on the CPU, in a fresh process.
+
+    Args:
+        config: of a BLIP.
+        method: name of the method.
+        values: its options.
+        rows: in a batch.
+        tokens: of every text.
+
+    Raises:
+        UserError: if the model is no BLIP, or the process fails, e.g. for lack of memory.
+    """
+    if config.model_type != "blip":
+        raise UserError(f"steps are measured of BLIP only so far, not of '{config.model_type}'.")
+    order = {"config": config.to_dict(), "method": method, "values": dict(values), "rows": rows, "tokens": tokens}
+    done = subprocess.run(
+        [sys.executable, "-m", "padapter.comparison.measure"], input=json.dumps(order), capture_output=True, text=True
+    )
+    if done.returncode != 0:
+        last = (done.stderr.strip().splitlines() or [f"ended with {done.returncode}"])[-1]
+        raise UserError(f"method '{method}': a training step could not be measured: {last}")
+    return Cost(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def run_steps(
+    config: BlipConfig, method: str, values: Mapping[str, Any], *, rows: int, tokens: int, steps: int = STEPS
+) -> list[float]:
+    """Seconds of each step; shapes as in training: pixels (B, 3, h, w), ids (B, L)."""
+    from padapter.backbones.blip import BlipTrainingModule
+
+    torch.set_flush_denormal(True)
+    torch.manual_seed(0)
+    skeleton = skeletons_of(config)("cpu")
+    chosen = get_method(method)
+    chosen.apply(skeleton, chosen.parse(values))  # type: ignore[arg-type]
+    module = BlipTrainingModule(skeleton.model, "sequence").train()
+    optimizer = torch.optim.AdamW([value for value in module.parameters() if value.requires_grad], lr=1e-4)
+    side, words = config.vision_config.image_size, config.text_config.vocab_size
+    ids = torch.randint(5, words, (rows, tokens))
+    batch = {
+        "pixel_values": torch.randn(rows, 3, side, side),
+        "image_index": torch.arange(rows),
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "labels": ids,
+        "weights": torch.ones(rows),
+    }
+    seconds = []
+    for _ in range(steps):
+        start = time.perf_counter()
+        optimizer.zero_grad()
+        module(**batch)["loss"].backward()
+        optimizer.step()
+        seconds.append(time.perf_counter() - start)
+    return seconds
+
+
+def main() -> None:
+    """Read an order from standard input, write the cost as the last line of standard output."""
+    order = json.load(sys.stdin)
+    config = BlipConfig.from_dict(order.pop("config"))
+    seconds = run_steps(config, **order)
+    later = sorted(seconds[1:])
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _KILO
+    print(json.dumps({"seconds": later[len(later) // 2], "peak_bytes": peak}))
+
+
+if __name__ == "__main__":
+    main()
