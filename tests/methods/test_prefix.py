@@ -110,6 +110,28 @@ def test_greedy_is_the_argmax_of_the_decoder_by_hand():
         assert text == tokenizer.decode(ids[start:], skip_special_tokens=True)
 
 
+def test_beams_are_those_of_a_search_by_hand():
+    """Three beams of exactly four tokens, kept and reordered with plain lists; the prefix decides between them."""
+    backbone, plain = with_prefix(), make_backbone()
+    tokenizer, beams, new = backbone.processor.tokenizer, 3, 4
+    texts = backbone.generate(toy_images(), PROMPTS, num_beams=beams, max_new_tokens=new, min_new_tokens=new)
+    for image, prompt, text in zip(toy_images(), PROMPTS, texts, strict=True):
+        pixels = backbone.processor.image_processor([image], return_tensors="pt")["pixel_values"]
+        states = backbone.base_model.vision_model(pixel_values=pixels).last_hidden_state
+        start = [backbone.start_id, *tokenizer(prompt, add_special_tokens=False).input_ids]
+        kept = [(0.0, start)]
+        for _ in range(new):
+            longer = []
+            for score, ids in kept:
+                with torch.no_grad():
+                    log_probs = decoder_by_hand(backbone, torch.tensor([ids]), states)[0, -1].log_softmax(-1)
+                log_probs[backbone.end_id] = float("-inf")
+                longer += [(score + float(value), [*ids, token]) for token, value in enumerate(log_probs)]
+            kept = sorted(longer, key=lambda item: -item[0])[:beams]
+        assert text == tokenizer.decode(kept[0][1][len(start) :], skip_special_tokens=True).strip()
+    assert texts != plain.generate(toy_images(), PROMPTS, num_beams=beams, max_new_tokens=new, min_new_tokens=new)
+
+
 def test_it_learns_the_answers_and_then_says_them():
     backbone = with_prefix(tokens=12)
     losses = overfit(backbone, steps=150, rate=5e-2)
