@@ -82,7 +82,8 @@ def test_tuning_never_sees_the_rows_of_the_table(tmp_path):
 
 def test_the_table_has_one_run_per_cell_and_seed_with_the_chosen_rates(tmp_path):
     recipe = recipe_of(tmp_path)
-    jobs = jobs_of_table(recipe, {"lora": {"r": 16}}, {("vqa", "lora"): 0.25})
+    sizes = {"shapes-blip": {"lora": {"set": {"r": 16}, "drop": []}}}
+    jobs = jobs_of_table(recipe, sizes, {("vqa", "lora"): 0.25})
     assert len(jobs) == len({job.name for job in jobs}) == len({job.key for job in jobs}) == 2 * 6 * 2
     assert [job.seed for job in jobs] == [3] * 12 + [1] * 12
     lora = {job.benchmark: job for job in jobs if job.method == "lora" and job.seed == 1}

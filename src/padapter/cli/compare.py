@@ -18,11 +18,37 @@ FAILED = 1
 def compare_command(options: CompareOptions) -> None:
     """Compare methods on benchmarks over seeds: train, score, report. The same command continues a comparison."""
     prepare()
+    if options.match or options.dry_run:
+        _print_plan(options)
+        return
     from padapter.comparison import compare
 
     done = compare(options)
     _print(done)
     if done.failed:
+        raise typer.Exit(FAILED)
+
+
+def _print_plan(options: CompareOptions) -> None:
+    from padapter.comparison import read_recipe
+
+    recipe = read_recipe(options.recipe)
+    if options.match:
+        from padapter.comparison.sizes import match_sizes
+
+        print("\n".join(match_sizes(recipe).table))
+        return
+    from padapter.comparison.dry_run import Cell, dry_run
+    from padapter.comparison.recipe import cell_options
+
+    cells = [
+        Cell(benchmark.label, method.label, cell_options(recipe, benchmark, method))
+        for benchmark in recipe.benchmarks
+        for method in recipe.methods
+    ]
+    found = dry_run(cells, target_fraction=recipe.budget)
+    print("\n".join(found.lines()))
+    if not found.ready:
         raise typer.Exit(FAILED)
 
 

@@ -13,7 +13,7 @@ from padapter.comparison.recipe import Recipe, read_recipe
 from padapter.comparison.records import BenchmarkEntry, MethodEntry, Results, RunRecord
 from padapter.comparison.report import write_report
 from padapter.comparison.runner import Outcome, Runner
-from padapter.comparison.sizes import Sizes, match_sizes
+from padapter.comparison.sizes import ModelSizes, Sizes, match_sizes
 from padapter.comparison.watching import watching
 from padapter.errors import UserError
 from padapter.evaluation.files import output_problems
@@ -90,10 +90,10 @@ class _Comparison:
         except KeyboardInterrupt as stop:
             again = f"padapter compare {self.options.recipe} --output {self.folder}"
             raise KeyboardInterrupt(f"interrupted; the same command continues: {again}") from stop
-        results = self._results([*tuned.values(), *tested.values()])
+        results = results_of(self.recipe, [*tuned.values(), *tested.values()])
         return Comparison(self.folder, results, write_report(results, self.folder), self.failed)
 
-    def _sizes(self) -> dict[str, dict[str, Any]]:
+    def _sizes(self) -> ModelSizes:
         """What the budget leads to, computed once per comparison."""
         if self.recipe.budget is None:
             return {}
@@ -117,9 +117,6 @@ class _Comparison:
             outcome: Outcome = self.runner.execute(jobs, watch)
         self.failed |= outcome.failed
         return outcome.records
-
-    def _results(self, records: list[RunRecord]) -> Results:
-        return results_of(self.recipe, records)
 
 
 def results_of(recipe: Recipe, records: list[RunRecord]) -> Results:
@@ -158,7 +155,8 @@ def count_gpus(device: str) -> int:
 def _size_question(recipe: Recipe) -> dict[str, Any]:
     """All that the sizes depend on, as JSON gives it back."""
     methods: Mapping[str, Any] = {item.name: [item.options, item.sized] for item in recipe.methods}
-    return json.loads(json.dumps({"budget": recipe.budget, "base": recipe.base, "methods": methods}))
+    models = [benchmark.options.get("model", recipe.base.get("model")) for benchmark in recipe.benchmarks]
+    return json.loads(json.dumps({"budget": recipe.budget, "models": models, "methods": methods}))
 
 
 def _failures(failed: Mapping[str, str]) -> str:

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from padapter.comparison.recipe import Benchmark, Contender, Recipe, cell_options
+from padapter.comparison.recipe import Recipe, cell_options
 from padapter.comparison.records import RunRecord
+from padapter.comparison.sizes import ModelSizes, sized
 from padapter.errors import UserError
 from padapter.options import TrainOptions, to_plain
 
@@ -53,12 +54,12 @@ class Job:
         return to_plain(TrainOptions(**self.options, output="unused"))
 
 
-def tuning_jobs(recipe: Recipe, sizes: Mapping[str, Mapping[str, Any]]) -> list[Job]:
+def tuning_jobs(recipe: Recipe, sizes: ModelSizes) -> list[Job]:
     """The runs that choose learning rates, on validation rows only.
 
     Args:
         recipe: with a grid.
-        sizes: method -> options that a budget has chosen.
+        sizes: what a budget has chosen, see `padapter.comparison.sizes.match_sizes`; may be empty.
 
     Raises:
         UserError: if the recipe has no grid, or a benchmark would tune on its test split.
@@ -73,12 +74,8 @@ def tuning_jobs(recipe: Recipe, sizes: Mapping[str, Mapping[str, Any]]) -> list[
                 f"{benchmark.tune_split!r}; learning rates must not be chosen on the rows of the table"
             )
         for method in recipe.methods:
-            options = {
-                **_sized(recipe, benchmark, method, sizes),
-                **tuning.options,
-                "seed": tuning.seed,
-                "score_base": False,
-            }
+            options = {**sized(cell_options(recipe, benchmark, method), method.name, sizes), **tuning.options}
+            options |= {"seed": tuning.seed, "score_base": False}
             options["eval_split"] = benchmark.tune_split
             jobs += [
                 Job("tune", benchmark.name, method.name, tuning.seed, {**options, "learning_rate": rate})
@@ -87,21 +84,19 @@ def tuning_jobs(recipe: Recipe, sizes: Mapping[str, Mapping[str, Any]]) -> list[
     return jobs
 
 
-def test_jobs(
-    recipe: Recipe, sizes: Mapping[str, Mapping[str, Any]], rates: Mapping[tuple[str, str], float]
-) -> list[Job]:
+def test_jobs(recipe: Recipe, sizes: ModelSizes, rates: Mapping[tuple[str, str], float]) -> list[Job]:
     """The runs of the table, one seed after the other, so that an unfinished table is a table of fewer seeds.
 
     Args:
         recipe: what is compared.
-        sizes: method -> options that a budget has chosen.
+        sizes: what a budget has chosen, see `padapter.comparison.sizes.match_sizes`; may be empty.
         rates: (benchmark, method) -> the chosen learning rate; what is not in it keeps the recipe's.
     """
     jobs = []
     for seed in recipe.seeds:
         for benchmark in recipe.benchmarks:
             for method in recipe.methods:
-                options = {**_sized(recipe, benchmark, method, sizes), "seed": seed}
+                options = {**sized(cell_options(recipe, benchmark, method), method.name, sizes), "seed": seed}
                 # Once per benchmark is enough for the row of the unadapted model.
                 options["score_base"] = seed == recipe.seeds[0] and method is recipe.methods[0]
                 rate = rates.get((benchmark.name, method.name))
@@ -140,11 +135,3 @@ def differing(job: Job, record: RunRecord) -> list[str]:
     now, then = job.plain(), record.options
     names = [name for name in now if name not in FREE and then.get(name) != now[name]]
     return [f"{name} was {then.get(name)!r} and is {now[name]!r}" for name in names]
-
-
-def _sized(
-    recipe: Recipe, benchmark: Benchmark, method: Contender, sizes: Mapping[str, Mapping[str, Any]]
-) -> dict[str, Any]:
-    options = cell_options(recipe, benchmark, method)
-    chosen = sizes.get(method.name)
-    return {**options, "method_options": {**options.get("method_options", {}), **chosen}} if chosen else options
