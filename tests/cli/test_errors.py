@@ -71,7 +71,8 @@ def test_wrong_task_for_the_data(refused, train_words, data):
 
 def test_unknown_task_method_and_method_option(refused, train_words):
     assert "Unknown task 'vqaa'; there are: vqa, entailment, caption" in refused(*train_words(task="vqaa"))
-    assert "unknown method 'p-adaptor'. Known methods: p-adapter" in refused(*train_words(method="p-adaptor"))
+    known = "unknown method 'p-adaptor'. Did you mean 'p-adapter'? Known methods: p-adapter"
+    assert known in refused(*train_words(method="p-adaptor"))
     assert "no option 'q'" in refused(*train_words(method="p-adapter:q=1"))
     assert "'soft' is not a number" in refused(*train_words(set="p=soft"))
 
