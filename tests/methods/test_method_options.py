@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, make_dataclass
 from typing import Literal
 
 import pytest
@@ -104,3 +104,15 @@ def test_every_option_is_documented_and_its_default_can_be_written_down(name):
 def test_values_out_of_range_are_refused(name, values, message):
     with pytest.raises(UserError, match=message):
         get_method(name).parse(values)
+
+
+def test_the_order_of_a_unions_members_does_not_matter():
+    """Python may list them either way, whichever union was written first in the process."""
+    for kind in (str | list[str] | None, list[str] | str | None):
+        cls = make_dataclass("Either", [("names", kind, option(None, help="Names."))])
+        assert parse_options(cls, {"names": "a|b"}, "sample").names == "a|b"
+        assert parse_options(cls, {"names": ["a", "b"]}, "sample").names == ["a", "b"]
+    for kind in (int | list[int], list[int] | int):
+        cls = make_dataclass("Either", [("layers", kind, option(0, help="Layers."))])
+        assert parse_options(cls, {"layers": "7"}, "sample").layers == 7
+        assert parse_options(cls, {"layers": "7, 8"}, "sample").layers == [7, 8]

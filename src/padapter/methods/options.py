@@ -72,13 +72,22 @@ def _convert(value: Any, kind: Any, where: str) -> Any:
     A kind is bool, int, float, str, Literal, list, dict (a dataclass is given as one), or a union of these and None.
     """
     is_union = typing.get_origin(kind) in (Union, types.UnionType)
-    # "none" is None where the option allows it, never the text.
-    members = sorted(typing.get_args(kind), key=lambda m: m is not type(None)) if is_union else [kind]
+    members = sorted(typing.get_args(kind), key=_narrowness) if is_union else [kind]
     for member in members:
         converted = _read(value, member)
         if converted is not _UNFIT:
             return converted
     raise UserError(f"{where}: {value!r} is not {' or '.join(_spoken(member) for member in members)}.")
+
+
+def _narrowness(kind: Any) -> int:
+    """Where a type stands in the order of trying: "none" is None where allowed, never a text; a text is no list.
+
+    The order in which Python lists the members of a union is not used: it depends on which union was made first.
+    """
+    order = (type(None), bool, int, float, Literal, str, list)
+    plain = typing.get_origin(kind) or kind
+    return order.index(plain) if plain in order else len(order)
 
 
 def _read(value: Any, kind: Any) -> Any:
