@@ -1,6 +1,7 @@
 """Stands in for `padapter train`: writes the files of a finished run at once, or fails, or hangs, as `r` says."""
 
 import json
+import os
 import signal
 import sys
 import time
@@ -22,7 +23,8 @@ def main():
         sys.exit(2)
     if options["method_options"].get("r") == "77" and "--resume" not in sys.argv:
         signal.signal(signal.SIGINT, lambda *_: sys.exit(130))
-        (run / "hanging").touch()
+        (run / "hanging.partial").write_text(str(os.getpid()), encoding="utf-8")
+        (run / "hanging.partial").rename(run / "hanging")
         time.sleep(60)
     finish(run, options)
 

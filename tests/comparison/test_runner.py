@@ -1,12 +1,16 @@
 import json
+import os
+import signal
+import subprocess
 import sys
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
 
+from padapter.comparison.locks import RunLock
 from padapter.comparison.plan import Job
 from padapter.comparison.records import read_record, read_records
 from padapter.comparison.runner import Runner
@@ -133,9 +137,8 @@ def test_two_comparisons_in_one_folder_share_the_work(tmp_path):
 
 
 def test_a_run_that_somebody_else_executes_is_left_alone_until_it_is_done(tmp_path):
-    lock = FileLock(tmp_path / "runs" / f"{job().name}.lock")
-    (tmp_path / "runs").mkdir()
-    lock.acquire()
+    lock = RunLock(tmp_path / "runs" / f"{job().name}.lock")
+    assert lock.acquire()
     seen = []
 
     def release(records, running):
@@ -187,3 +190,39 @@ def test_names_and_keys_are_the_jobs_own():
     assert replace(job(), seed=1).name != job().name
     assert job(r="4").key != job(r="8").key
     assert job(stage="tune").name == "tune--vqa--lora--lr-0.01--seed-0"
+
+
+COMPARE = """
+import sys
+sys.path.insert(0, sys.argv[2])
+from test_runner import job, runner, watch
+from pathlib import Path
+runner(Path(sys.argv[1]), 1).execute([job(0, r="77")], watch)
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_a_run_is_never_executed_twice_at_once(tmp_path, how):
+    """Asked to end, a comparison ends its runs; killed, it leaves one behind that still holds its lock."""
+    process = subprocess.Popen([sys.executable, "-c", COMPARE, str(tmp_path), str(Path(__file__).parent)])
+    run = tmp_path / "runs" / job().name
+    wait_for((run / "hanging").exists)
+    process.send_signal(how)
+    assert process.wait(30) != 0
+    lock = RunLock(tmp_path / "runs" / f"{job().name}.lock")
+    if how is signal.SIGKILL:
+        assert not lock.acquire()
+        os.kill(int((run / "hanging").read_text(encoding="utf-8")), signal.SIGINT)
+        wait_for(lock.acquire)
+    else:
+        assert lock.acquire()
+    lock.release()
+    assert runner(tmp_path).execute([job(0, r="77")], watch).records.keys() == {job().name}
+    assert calls(tmp_path, job().name) == ["begin", "resume"]
+
+
+def wait_for(condition):
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import shutil
+import signal
+import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from padapter.comparison.collect import collect
+from padapter.comparison.locks import RunLock
 from padapter.comparison.plan import Job, differing
 from padapter.comparison.records import RunRecord, read_record, write_record
 from padapter.comparison.slots import TRAIN, Running, environments, last_words, start
@@ -108,8 +110,12 @@ class Runner:
             watch: called a few times per second with the records so far and what is running.
 
         Raises:
-            KeyboardInterrupt: after Ctrl-C, when every child has written its checkpoint and ended.
+            KeyboardInterrupt: after Ctrl-C or a SIGTERM, when every child has written its checkpoint and ended.
         """
+        with _stopped_by_sigterm():
+            return self._execute(jobs, watch)
+
+    def _execute(self, jobs: list[Job], watch: Callable[[dict[str, RunRecord], list[Running]], None]) -> Outcome:
         outcome = Outcome(records=self.finished(jobs))
         waiting = [job for job in jobs if job.name not in outcome.records]
         by_name = {job.name: job for job in jobs}
@@ -125,7 +131,7 @@ class Runner:
                     time.sleep(POLL_SECONDS)
         except BaseException:
             for child in running:  # all hear of it before the first is waited for
-                child.process.send_signal(2)
+                child.process.send_signal(signal.SIGINT)
             for child in running:
                 child.stop()
             raise
@@ -152,15 +158,9 @@ class Runner:
             arguments = (self.run_folder(job), self._config(job), lock, self.environments[slot])
             running.append(start(job.name, slot, *arguments, self.train))
 
-    def _lock(self, job: Job) -> FileLock | None:
-        path = self.folder / "runs" / f"{job.name}.lock"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            return None
-        return lock
+    def _lock(self, job: Job) -> RunLock | None:
+        lock = RunLock(self.folder / "runs" / f"{job.name}.lock")
+        return lock if lock.acquire() else None
 
     def _discard_if_other(self, job: Job) -> None:
         """Remove an unfinished run that was begun with other options: there is nothing finished to lose."""
@@ -185,3 +185,20 @@ class Runner:
             said = last_words(run.parent / f"{run.name}.log")
             outcome.failed[job.name] = f"exit code {child.process.returncode}: {said}"
         child.lock.release()
+
+
+@contextmanager
+def _stopped_by_sigterm() -> Iterator[None]:
+    """A SIGTERM, as cluster schedulers and `kill` send it, is an interruption: children must not go on alone."""
+    if threading.current_thread() is not threading.main_thread():  # only there does Python deliver signals
+        yield
+        return
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

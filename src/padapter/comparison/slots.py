@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from padapter.comparison.locks import RunLock
 
 # Set by the caller's shell or by us, so that runs side by side do not fight over cores.
 THREADS = "OMP_NUM_THREADS"
@@ -31,12 +32,12 @@ class Running:
     name: str
     slot: int
     process: subprocess.Popen[bytes]
-    lock: FileLock
+    lock: RunLock
 
     def stop(self) -> None:
         """Ask for a checkpoint and the end; kill if that takes more than a minute."""
         if self.process.poll() is None:
-            self.process.send_signal(2)
+            self.process.send_signal(signal.SIGINT)
             try:
                 self.process.wait(60)
             except subprocess.TimeoutExpired:
@@ -50,7 +51,7 @@ def start(
     slot: int,
     folder: Path,
     config: Path,
-    lock: FileLock,
+    lock: RunLock,
     environment: dict[str, str],
     train: Sequence[str] = TRAIN,
 ) -> Running:
@@ -61,7 +62,7 @@ def start(
         slot: the number of its place.
         folder: of the run.
         config: the options, as a recipe of ``padapter train``.
-        lock: acquired by the caller.
+        lock: acquired by the caller; the child holds it too.
         environment: variables on top of this process's own.
         train: the command that takes the arguments of ``padapter train``.
     """
@@ -76,6 +77,7 @@ def start(
             stdout=out,
             stderr=subprocess.STDOUT,
             env={**os.environ, **environment},
+            pass_fds=() if lock.descriptor is None else (lock.descriptor,),
             start_new_session=True,  # Ctrl-C is for the comparison, which passes it on
         )
     return Running(name, slot, process, lock)
