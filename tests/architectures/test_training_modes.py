@@ -276,6 +276,7 @@ def test_the_first_compiled_step_is_one_graph_with_the_same_gradients(name, conf
             torch.testing.assert_close(model.get_parameter(key).grad, parameter.grad, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COMPILED_IN_PARTS)
 def test_no_further_graph_breaks_where_the_base_model_has_some(name):
     def breaks(model):
@@ -338,10 +339,11 @@ def two_steps(rank, address):
         assert torch.equal(both[0][1:], both[1][1:])
         assert not torch.equal(mine[1:], before)
     torch.distributed.barrier()  # neither leaves while the other still talks to it
-    torch.distributed.destroy_process_group()
+    # Not by returning: what frees the process group waits for gloo's thread with the GIL held, and that thread may be
+    # waiting for the GIL to free the last tensors it gathered (torch 2.13).
+    os._exit(0)
 
 
-@pytest.mark.slow  # two processes on a busy machine wait for each other for minutes
 @pytest.mark.timeout(300)
 def test_two_processes_keep_the_same_adapter(tmp_path):
     torch.multiprocessing.spawn(two_steps, args=(tmp_path / "address",), nprocs=2)
