@@ -116,7 +116,8 @@ class _Comparison:
         with watching(title, len(jobs), len(done), runs, lambda name: steps[name], self.options.quiet) as watch:
             outcome: Outcome = self.runner.execute(jobs, watch)
         self.failed |= outcome.failed
-        return outcome.records
+        # In the order of the jobs, whatever the order in which they ended: the same records make the same report.
+        return {job.name: outcome.records[job.name] for job in jobs if job.name in outcome.records}
 
 
 def results_of(recipe: Recipe, records: list[RunRecord]) -> Results:
