@@ -3,30 +3,6 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import pytest
-
 sys.path.insert(0, str(Path(__file__).parent.parent / "training"))
 
-from tiny_world import short_run, write_data, write_model
-
-
-@pytest.fixture(scope="session")
-def model(tmp_path_factory):
-    return write_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="session")
-def data(tmp_path_factory):
-    """Data folders by task."""
-    root = tmp_path_factory.mktemp("data")
-    return {task: write_data(root / task, task) for task in ("vqa", "entailment", "caption")}
-
-
-@pytest.fixture
-def options(model, data, tmp_path):
-    """Makes options of a short run in `tmp_path / "run"`; keywords win."""
-
-    def make(**changes):
-        return short_run(model, data[changes.get("task", "vqa")], **{"output": str(tmp_path / "run"), **changes})
-
-    return make
+from run_fixtures import data, model, options  # noqa: F401
