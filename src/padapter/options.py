@@ -258,7 +258,9 @@ class CompareOptions:
     match: bool = option(False, in_yaml=False, help="Only print the sizes that the recipe's budget leads to.")
     dry_run: bool = option(False, in_yaml=False, help="Only print what would be run, and check models and data.")
     report_only: bool = option(False, in_yaml=False, help="Only write the report of the runs that are finished.")
-    overwrite: bool = option(False, in_yaml=False, help="Repeat finished runs whose options have changed.")
+    overwrite: bool = option(
+        False, in_yaml=False, help="Repeat finished runs whose options have changed; begin unfinished ones anew."
+    )
     device: str = option("auto", choices=DEVICES, metavar="auto|cpu|cuda", help="Where to compute.")
     quiet: bool = option(False, help="No progress; only the result.")
 
@@ -269,6 +271,8 @@ class CompareOptions:
         if len(only) > 1:
             flags = [f"--{name.replace('_', '-')}" for name in only]
             raise refuse(flags[1], f"contradicts {flags[0]}; give one of the two")
+        if self.report_only and self.overwrite:
+            raise refuse("--overwrite", "contradicts --report-only, which runs nothing; give one of the two")
         if self.output is None and not (self.match or self.dry_run):
             raise refuse("--output", "is needed")
 

@@ -21,6 +21,25 @@ def main():
     if options["method_options"].get("r") == "99":
         print("error: it cannot be done", file=sys.stderr)
         sys.exit(2)
+    if options["method_options"].get("r") == "66":
+        finish(run, options)
+        broken = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+        (run / "metrics.json").write_text(json.dumps({**broken, "status": "diverged"}), encoding="utf-8")
+        (run / "log.jsonl").write_text('{"step": 1, "loss": 3.0}\n{"step": 2, "loss": NaN}\n', encoding="utf-8")
+        sys.exit(2)
+    if options["method_options"].get("r") == "55":
+        finish(run, options)
+        (run / "metrics.json").write_text("{}", encoding="utf-8")
+        return
+    if options["method_options"].get("r") in ("88", "89") and "--resume" not in sys.argv:
+        heard = []
+        signal.signal(signal.SIGINT, lambda *_: heard.append(1))
+        (run / "hanging").touch()
+        while not heard:
+            time.sleep(0.05)
+        time.sleep(0.2 if options["method_options"]["r"] == "88" else 2)  # the steps still under way
+        (run / "heard").write_text(str(len(heard)), encoding="utf-8")
+        sys.exit(130)
     if options["method_options"].get("r") == "77" and "--resume" not in sys.argv:
         signal.signal(signal.SIGINT, lambda *_: sys.exit(130))
         (run / "hanging.partial").write_text(str(os.getpid()), encoding="utf-8")
@@ -52,7 +71,7 @@ def metrics(options, score):
         "task": options["task"],
         "primary_metric": "accuracy",
         "scores": {"before": scored if options["score_base"] else None, "after": scored},
-        "data": {"eval": {"fingerprint": options["eval_split"]}},
+        "data": {"eval": {"fingerprint": options["eval_split"]}, "train": {"fingerprint": "t"}},
         "training": {
             "steps": 2,
             "learning_rate": options["learning_rate"],

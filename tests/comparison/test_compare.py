@@ -1,4 +1,5 @@
 import functools
+import re
 import sys
 from pathlib import Path
 
@@ -6,8 +7,9 @@ import pytest
 from typer.testing import CliRunner
 
 from padapter.cli.app import app
-from padapter.comparison import compare, read_records
+from padapter.comparison import compare, read_recipe, read_records
 from padapter.comparison.runner import Runner
+from padapter.comparison.sizes import match_sizes
 from padapter.errors import UserError
 from padapter.options import CompareOptions
 
@@ -70,10 +72,53 @@ def test_only_the_report_is_written_on_demand(recipe, tmp_path, fake):
     assert not (tmp_path / "out" / "runs").exists()
 
 
-def test_what_was_tuned_is_not_mixed_with_what_was_not(recipe, tmp_path, fake):
+def test_a_tuned_folder_stays_tuned(recipe, tmp_path, fake):
+    first = compare(options(recipe, tmp_path, tune=True))
+    assert compare(options(recipe, tmp_path)).results == first.results
+    assert compare(options(recipe, tmp_path, report_only=True)).results == first.results
+
+
+def test_an_interruption_says_the_whole_command(recipe, tmp_path, fake, monkeypatch):
+    monkeypatch.setattr(Runner, "execute", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(
+        KeyboardInterrupt, match=r"padapter compare .*recipe.yaml --output .*out --tune --jobs 2 --device cpu"
+    ):
+        compare(options(recipe, tmp_path, tune=True, device="cpu"))
+
+
+def test_the_device_reaches_every_run(recipe, tmp_path, fake):
+    done = compare(options(recipe, tmp_path, device="cpu"))
+    assert {run.options["device"] for run in done.results.records} == {"cpu"}
+
+
+def test_rates_chosen_on_the_rows_of_the_table_are_not_reported(recipe, tmp_path, fake):
+    text = recipe.read_text(encoding="utf-8")
+    recipe.write_text(text.replace("eval: ", "eval_split: x, tune_split: y, eval: "), encoding="utf-8")
     compare(options(recipe, tmp_path, tune=True))
-    with pytest.raises(UserError, match=r"learning_rate was 0.1 and is None"):
+    for path in (tmp_path / "out" / "records").glob("*.json"):  # two names for the same rows
+        content = path.read_text(encoding="utf-8")
+        path.write_text(re.sub(r'"rows_digest": "\w+"', '"rows_digest": "same"', content), encoding="utf-8")
+    with pytest.raises(UserError, match="vqa: learning rates were chosen on the very rows of the table"):
+        compare(options(recipe, tmp_path, tune=True))
+
+
+def test_options_no_method_takes_are_found_before_the_first_run(recipe, tmp_path, fake):
+    recipe.write_text(recipe.read_text(encoding="utf-8").replace("lora:r=4", "lora:rank=4"), encoding="utf-8")
+    with pytest.raises(UserError, match=r"lora.*rank"):
         compare(options(recipe, tmp_path))
+    assert not (tmp_path / "out" / "records").exists()
+
+
+def test_sizes_fit_the_options_of_each_benchmark(recipe):
+    text = recipe.read_text(encoding="utf-8") + "budget: 0.02\n"
+    text = text.replace("methods:\n", "  ent: {task: entailment, train: a, eval: b}\nmethods:\n", 1)
+    form = "p-adapter: {label: P, benchmarks: {ent: {method_options: {form: bottleneck}}}}"
+    recipe.write_text(text.replace("p-adapter: {label: P}", form), encoding="utf-8")
+    found = match_sizes(read_recipe(recipe))
+    assert found.options["vqa"]["p-adapter"]["set"]["r"] == 21
+    assert found.options["ent"]["p-adapter"]["set"]["r"] % 5 == 0
+    assert any("P on ent" in line for line in found.table)
+    assert found.options["vqa"]["lora"] == found.options["ent"]["lora"]
 
 
 def test_a_failed_tuning_run_stops_before_the_table(recipe, tmp_path, fake):

@@ -82,7 +82,7 @@ def test_tuning_never_sees_the_rows_of_the_table(tmp_path):
 
 def test_the_table_has_one_run_per_cell_and_seed_with_the_chosen_rates(tmp_path):
     recipe = recipe_of(tmp_path)
-    sizes = {"shapes-blip": {"lora": {"set": {"r": 16}, "drop": []}}}
+    sizes = {"snli": {"lora": {"set": {"r": 16}, "drop": []}}}
     jobs = jobs_of_table(recipe, sizes, {("vqa", "lora"): 0.25})
     assert len(jobs) == len({job.name for job in jobs}) == len({job.key for job in jobs}) == 2 * 6 * 2
     assert [job.seed for job in jobs] == [3] * 12 + [1] * 12
@@ -90,6 +90,7 @@ def test_the_table_has_one_run_per_cell_and_seed_with_the_chosen_rates(tmp_path)
     assert lora["vqa"].options["learning_rate"] == 0.25
     assert "learning_rate" not in lora["snli"].options
     assert lora["snli"].options["method_options"] == {"r": 16}
+    assert lora["vqa"].options["method_options"] == {"r": "4"}
     assert [(job.benchmark, job.method, job.seed) for job in jobs if job.options["score_base"]] == [
         ("vqa", "full", 3),
         ("snli", "full", 3),
@@ -109,9 +110,21 @@ def test_the_key_tells_what_computes_from_what_watches(tmp_path):
         assert key != jobs_of_table(recipe_of(tmp_path, BODY.replace("batch_size: 4", changed)), {}, {})[0].key
 
 
+@pytest.mark.parametrize("data", ['"shapes:new-questions:test:64"', "pictures/test.jsonl"])
+def test_data_that_is_one_split_needs_other_data_to_tune_on(tmp_path, data):
+    text = BODY.replace('eval: "shapes:new-questions"', f"eval: {data}")
+    with pytest.raises(UserError, match=r"is one split, whatever tune_split says.*tune_eval"):
+        tuning_jobs(recipe_of(tmp_path, text), {})
+    with pytest.raises(UserError, match="tune_eval and eval are the same rows"):
+        tuning_jobs(recipe_of(tmp_path, text.replace("label: VQA,", f"label: VQA, tune_eval: {data},")), {})
+    jobs = tuning_jobs(recipe_of(tmp_path, text.replace("label: VQA,", "label: VQA, tune_eval: elsewhere,")), {})
+    assert {job.options["eval"] for job in jobs if job.benchmark == "vqa"} == {"elsewhere"}
+
+
 class Scored:
-    def __init__(self, score):
+    def __init__(self, score, diverged=False):
         self.score = score
+        self.diverged = diverged
 
 
 def test_the_best_rate_is_chosen_and_of_equals_the_smallest(tmp_path):
@@ -119,6 +132,11 @@ def test_the_best_rate_is_chosen_and_of_equals_the_smallest(tmp_path):
     names = [job.name for job in jobs]
     scores = dict(zip(names, map(Scored, (0.5, 0.6, 0.4, 0.4)), strict=True))
     assert choose_rates(jobs, scores) == {("vqa", "lora"): 0.01, ("snli", "lora"): 0.001}
+    scores[names[1]] = Scored(0.9, diverged=True)
+    assert choose_rates(jobs, scores)["vqa", "lora"] == 0.001
+    scores[names[0]] = Scored(0.9, diverged=True)
+    with pytest.raises(UserError, match="lora on vqa: the loss was no number at every rate"):
+        choose_rates(jobs, scores)
     del scores[names[0]]
     assert choose_rates(jobs, scores) == {("snli", "lora"): 0.001}
 
@@ -145,6 +163,12 @@ def test_the_best_rate_is_chosen_and_of_equals_the_smallest(tmp_path):
         ("full: [1e-5]", "full: [0]", r"tune: learning_rate: full: a rate is above 0"),
         ('lora: "lora:r=4"', 'lo/ra: "lora:r=4"', r"methods: 'lo/ra' cannot be a file's name"),
         ('lora: "lora:r=4"', 'lora: "lora:r"', r"expected NAME=VALUE"),
+        ('lora: "lora:r=4"', 'lo--ra: "lora:r=4"', r"methods: 'lo--ra' cannot be a file's name"),
+        ('lora: "lora:r=4"', "lora: {eval_split: validation}", r"lora: 'eval_split' belongs to the benchmark"),
+        ("benchmarks: {snli: {learning_rate: 0.5}}", "benchmarks: {snli: {train: B}}", r"'train' belongs to the bench"),
+        ("seed: 9", "seed: 9, eval_split: test", r"tune: 'eval_split' belongs to the benchmark"),
+        ("{p: [1.5, 2.5], mu", "{activation: [a/b], mu", r"'p-adapter\[activation=a/b,mu=0\]' cannot be a file's name"),
+        ("full: {apart: true,", "full: {label: lora, apart: true,", r"methods: label: lora: given twice"),
     ],
 )
 def test_what_is_wrong_is_said_with_its_place(tmp_path, old, new, message):

@@ -79,6 +79,44 @@ def test_items_whose_mean_is_not_the_score_are_not_kept(tmp_path):
         collect(job(), path.parent)
 
 
+def test_a_rate_that_is_too_high_is_a_result_of_tuning_and_a_failure_of_the_table(tmp_path):
+    high, table = job(stage="tune", r="66"), job(r="66")
+    outcome = runner(tmp_path).execute([high, table], watch)
+    record = outcome.records[high.name]
+    assert record.diverged
+    assert record.curve == [[1, 3.0]]
+    assert outcome.failed.keys() == {table.name}
+    assert read_record(tmp_path / "records" / f"{high.name}.json") == record
+
+
+def test_a_damaged_run_stops_no_other(tmp_path):
+    bad, good = job(0, r="55"), job(1)
+    outcome = runner(tmp_path, jobs=1).execute([bad, good], watch)
+    assert outcome.records.keys() == {good.name}
+    assert "is not finished" in outcome.failed[bad.name]
+
+
+def test_every_child_is_interrupted_once_and_waited_for(tmp_path):
+    """A second interruption would cost a run its checkpoint."""
+    quick, slow = job(0, r="88"), job(1, r="89")
+    places = [tmp_path / "runs" / each.name for each in (quick, slow)]
+
+    def interrupt(records, running):
+        if all((place / "hanging").exists() for place in places):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        runner(tmp_path).execute([quick, slow], interrupt)
+    assert [(place / "heard").read_text(encoding="utf-8") for place in places] == ["1", "1"]
+
+
+def test_looking_at_what_is_finished_removes_nothing(tmp_path):
+    runner(tmp_path).execute([job()], watch)
+    before = sorted(tmp_path.rglob("*"))
+    assert runner(tmp_path, overwrite=True).finished([job(rate=0.02)]) == {}
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_a_failing_run_stops_no_other_and_is_tried_again(tmp_path):
     bad, good = job(0, r="99"), job(1)
     outcome = runner(tmp_path, jobs=1).execute([bad, good], watch)
@@ -122,6 +160,14 @@ def test_an_unfinished_run_of_other_options_begins_anew(tmp_path):
     assert not (tmp_path / "runs" / failing.name / "left").exists()
 
 
+def test_an_unfinished_run_begins_anew_on_demand(tmp_path):
+    failing = job(0, r="99")
+    runner(tmp_path).execute([failing], watch)
+    runner(tmp_path, overwrite=True).execute([failing], watch)
+    runner(tmp_path).execute([failing], watch)
+    assert calls(tmp_path, failing.name) == ["begin", "begin", "resume"]
+
+
 def test_two_comparisons_in_one_folder_share_the_work(tmp_path):
     jobs = [job(seed) for seed in range(6)]
     found = []
@@ -163,7 +209,7 @@ def test_a_damaged_record_is_named(tmp_path):
 def test_slots_share_cores_or_gpus(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(8)))
     assert environments(2, 0) == [{"OMP_NUM_THREADS": "4"}] * 2
     assert environments(1, 0) == [{}]
     assert environments(3, 2) == [

@@ -11,6 +11,7 @@ from padapter.comparison.plan import Job, digest
 from padapter.comparison.records import RunRecord
 from padapter.errors import UserError
 from padapter.evaluation.files import read_json
+from padapter.training.callbacks import DIVERGED
 
 # Scores are rounded by the files they come from; a mean that differs by more is another metric than the items'.
 MEAN_TOLERANCE = 1e-6
@@ -61,6 +62,47 @@ def collect(job: Job, run: Path) -> RunRecord:
         options=job.plain(),
         provenance=metrics["provenance"],
         base_score=before["metrics"][metric] if before else None,
+        train_fingerprint=metrics["data"]["train"]["fingerprint"],
+    )
+
+
+def has_diverged(run: Path) -> bool:
+    """Whether a run has stopped because its loss was no number."""
+    path = run / "metrics.json"
+    return path.is_file() and read_json(path, "delete the run's folder to repeat it").get("status") == DIVERGED
+
+
+def collect_diverged(job: Job, run: Path) -> RunRecord:
+    """The record of a tuning run without a score."""
+    metrics = read_json(run / "metrics.json", "delete the run's folder to repeat it")
+    curve = [
+        [line["step"], line["loss"]] for line in _lines(run / "log.jsonl") if math.isfinite(line.get("loss", math.nan))
+    ]
+    return RunRecord(
+        benchmark=job.benchmark,
+        method=job.method,
+        seed=job.seed,
+        stage=job.stage,
+        key=job.key,
+        task=metrics["task"],
+        metric=metrics["primary_metric"],
+        rule="",
+        score=0.0,
+        metrics={},
+        items=[],
+        rows_digest="",
+        learning_rate=job.options["learning_rate"],
+        steps=int(curve[-1][0]) if curve else 0,
+        parameters={"trainable": 0, "total": 0},
+        adapter_bytes=0,
+        seconds_per_step=0.0,
+        seconds=0.0,
+        peak_memory_bytes=0,
+        curve=curve,
+        options=job.plain(),
+        provenance=metrics["provenance"],
+        train_fingerprint=metrics["data"]["train"]["fingerprint"],
+        diverged=True,
     )
 
 

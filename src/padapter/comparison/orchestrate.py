@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+import os
+import shlex
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from padapter.comparison.plan import Job, choose_rates, test_jobs, tuning_jobs
 from padapter.comparison.recipe import Recipe, read_recipe
 from padapter.comparison.records import BenchmarkEntry, MethodEntry, Results, RunRecord
 from padapter.comparison.report import write_report
 from padapter.comparison.runner import Outcome, Runner
-from padapter.comparison.sizes import ModelSizes, Sizes, match_sizes
+from padapter.comparison.sizes import CellSizes, Sizes, match_sizes, size_question
 from padapter.comparison.watching import watching
 from padapter.errors import UserError
-from padapter.evaluation.files import output_problems
+from padapter.evaluation.files import output_problems, read_json
 from padapter.evaluation.results import write_json, write_text
+from padapter.methods import get_method
 from padapter.options import CompareOptions
 from padapter.worlds.shapes.kept import FOLDER as CACHE
 
@@ -67,7 +69,7 @@ class _Comparison:
         self.options = options
         self.folder = folder
         gpus = count_gpus(options.device)
-        environment = {CACHE: str((folder / "cache").absolute())}
+        environment = {CACHE: os.environ.get(CACHE) or str((folder / "cache").absolute())}
         jobs = options.jobs or max(gpus, 1)
         self.runner = Runner(folder, jobs=jobs, gpus=gpus, overwrite=options.overwrite, environment=environment)
         self.failed: dict[str, str] = {}
@@ -76,7 +78,8 @@ class _Comparison:
         self.folder.mkdir(parents=True, exist_ok=True)
         write_text(self.folder / RECIPE, Path(self.recipe.path).read_text(encoding="utf-8"))
         sizes = self._sizes()
-        tuning = tuning_jobs(self.recipe, sizes) if self.options.tune else []
+        tuning = self._placed(tuning_jobs(self.recipe, sizes)) if self._is_tuned() else []
+        check_methods([*tuning, *test_jobs(self.recipe, sizes, {})])
         try:
             tuned = self._execute(tuning, "choosing learning rates")
             missing = [job.name for job in tuning if job.name not in tuned]
@@ -86,22 +89,37 @@ class _Comparison:
                     "mend what failed and give the same command again"
                 )
             rates = choose_rates(tuning, tuned)
-            tested = self._execute(test_jobs(self.recipe, sizes, rates), "comparing")
+            tested = self._execute(self._placed(test_jobs(self.recipe, sizes, rates)), "comparing")
         except KeyboardInterrupt as stop:
-            again = f"padapter compare {self.options.recipe} --output {self.folder}"
-            raise KeyboardInterrupt(f"interrupted; the same command continues: {again}") from stop
+            raise KeyboardInterrupt(f"interrupted; the same command continues: {self._command()}") from stop
+        check_rows(tuned.values(), tested.values())
         results = results_of(self.recipe, [*tuned.values(), *tested.values()])
         return Comparison(self.folder, results, write_report(results, self.folder), self.failed)
 
-    def _sizes(self) -> ModelSizes:
+    def _is_tuned(self) -> bool:
+        """A folder in which rates were chosen stays tuned: its runs must not be mixed with untuned ones."""
+        return self.options.tune or any((self.folder / "records").glob("tune--*.json"))
+
+    def _placed(self, jobs: list[Job]) -> list[Job]:
+        return [replace(job, options={**job.options, "device": self.options.device}) for job in jobs]
+
+    def _command(self) -> str:
+        words = ["padapter", "compare", self.options.recipe, "--output", str(self.folder)]
+        words += ["--tune"] if self.options.tune else []
+        words += ["--jobs", str(self.options.jobs)] if self.options.jobs else []
+        words += ["--device", self.options.device] if self.options.device != "auto" else []
+        return shlex.join(words)
+
+    def _sizes(self) -> CellSizes:
         """What the budget leads to, computed once per comparison."""
         if self.recipe.budget is None:
             return {}
         path = self.folder / SIZES
-        known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        if known.get("question") != _size_question(self.recipe):
+        known = read_json(path, "delete it to have the sizes found again") if path.is_file() else {}
+        question = json.loads(json.dumps(size_question(self.recipe), default=str))
+        if known.get("question") != question:
             sizes: Sizes = match_sizes(self.recipe)
-            known = {"question": _size_question(self.recipe), "options": sizes.options, "table": sizes.table}
+            known = {"question": question, "options": sizes.options, "table": sizes.table}
             write_json(path, known)
         return dict(known["options"])
 
@@ -153,11 +171,32 @@ def count_gpus(device: str) -> int:
     return 0 if device == "cpu" else found
 
 
-def _size_question(recipe: Recipe) -> dict[str, Any]:
-    """All that the sizes depend on, as JSON gives it back."""
-    methods: Mapping[str, Any] = {item.name: [item.options, item.sized] for item in recipe.methods}
-    models = [benchmark.options.get("model", recipe.base.get("model")) for benchmark in recipe.benchmarks]
-    return json.loads(json.dumps({"budget": recipe.budget, "models": models, "methods": methods}))
+def check_methods(jobs: Iterable[Job]) -> None:
+    """Refuse options that a method does not take, before the first run.
+
+    Raises:
+        UserError: naming the run.
+    """
+    for job in jobs:
+        try:
+            get_method(job.options["method"]).parse(job.options.get("method_options", {}))
+        except UserError as problem:
+            raise UserError(f"{job.name}: {problem}") from problem
+
+
+def check_rows(tuned: Iterable[RunRecord], tested: Iterable[RunRecord]) -> None:
+    """Refuse to report scores on rows that learning rates were chosen on.
+
+    Raises:
+        UserError: naming the benchmark.
+    """
+    chosen_on = {(run.benchmark, run.rows_digest) for run in tuned if run.rows_digest}
+    for run in tested:
+        if (run.benchmark, run.rows_digest) in chosen_on:
+            raise UserError(
+                f"benchmarks: {run.benchmark}: learning rates were chosen on the very rows of the table; "
+                "give other data as tune_split or tune_eval, and another --output"
+            )
 
 
 def _failures(failed: Mapping[str, str]) -> str:

@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from padapter.comparison.recipe import Recipe, cell_options
+from padapter.comparison.recipe import Benchmark, Recipe, cell_options
 from padapter.comparison.records import RunRecord
-from padapter.comparison.sizes import ModelSizes, sized
+from padapter.comparison.sizes import CellSizes, sized
+from padapter.data.sources import names_its_split
 from padapter.errors import UserError
 from padapter.options import TrainOptions, to_plain
 
@@ -41,7 +42,7 @@ class Job:
         """Unique in a comparison, and fit for a file."""
         parts = [self.stage, self.benchmark, self.method]
         if self.stage == "tune":
-            parts.append(f"lr-{self.options['learning_rate']:g}")
+            parts.append(f"lr-{self.options['learning_rate']!r}")
         return "--".join([*parts, f"seed-{self.seed}"])
 
     @property
@@ -54,7 +55,7 @@ class Job:
         return to_plain(TrainOptions(**self.options, output="unused"))
 
 
-def tuning_jobs(recipe: Recipe, sizes: ModelSizes) -> list[Job]:
+def tuning_jobs(recipe: Recipe, sizes: CellSizes) -> list[Job]:
     """The runs that choose learning rates, on validation rows only.
 
     Args:
@@ -68,15 +69,10 @@ def tuning_jobs(recipe: Recipe, sizes: ModelSizes) -> list[Job]:
         raise UserError(f"{recipe.path}: tune: a grid of learning rates is needed for --tune")
     tuning, jobs = recipe.tuning, []
     for benchmark in recipe.benchmarks:
-        if benchmark.tune_split == benchmark.options["eval_split"]:
-            raise UserError(
-                f"{recipe.path}: benchmarks: {benchmark.name}: tune_split and eval_split are both "
-                f"{benchmark.tune_split!r}; learning rates must not be chosen on the rows of the table"
-            )
+        rows = _tuning_rows(recipe, benchmark)
         for method in recipe.methods:
-            options = {**sized(cell_options(recipe, benchmark, method), method.name, sizes), **tuning.options}
-            options |= {"seed": tuning.seed, "score_base": False}
-            options["eval_split"] = benchmark.tune_split
+            options = sized(cell_options(recipe, benchmark, method), benchmark.name, method.name, sizes)
+            options |= {**tuning.options, **rows, "seed": tuning.seed, "score_base": False}
             jobs += [
                 Job("tune", benchmark.name, method.name, tuning.seed, {**options, "learning_rate": rate})
                 for rate in tuning.rates.get(method.name, ())
@@ -84,7 +80,34 @@ def tuning_jobs(recipe: Recipe, sizes: ModelSizes) -> list[Job]:
     return jobs
 
 
-def test_jobs(recipe: Recipe, sizes: ModelSizes, rates: Mapping[tuple[str, str], float]) -> list[Job]:
+def _tuning_rows(recipe: Recipe, benchmark: Benchmark) -> dict[str, Any]:
+    """The data that learning rates are chosen on.
+
+    Raises:
+        UserError: if they could be those of the table.
+    """
+    where = f"{recipe.path}: benchmarks: {benchmark.name}"
+    data, split = benchmark.options["eval"], benchmark.options["eval_split"]
+    if benchmark.tune_eval is not None:
+        if (benchmark.tune_eval, benchmark.tune_split) == (data, split) or (
+            benchmark.tune_eval == data and names_its_split(data)
+        ):
+            raise UserError(f"{where}: tune_eval and eval are the same rows; learning rates must not be chosen on them")
+        return {"eval": benchmark.tune_eval, "eval_split": benchmark.tune_split}
+    if names_its_split(data):
+        raise UserError(
+            f"{where}: eval {data!r} is one split, whatever tune_split says; name other data for learning rates to be "
+            "chosen on: tune_eval"
+        )
+    if benchmark.tune_split == split:
+        raise UserError(
+            f"{where}: tune_split and eval_split are both {split!r}; learning rates must not be chosen on the rows of "
+            "the table"
+        )
+    return {"eval_split": benchmark.tune_split}
+
+
+def test_jobs(recipe: Recipe, sizes: CellSizes, rates: Mapping[tuple[str, str], float]) -> list[Job]:
     """The runs of the table, one seed after the other, so that an unfinished table is a table of fewer seeds.
 
     Args:
@@ -96,7 +119,8 @@ def test_jobs(recipe: Recipe, sizes: ModelSizes, rates: Mapping[tuple[str, str],
     for seed in recipe.seeds:
         for benchmark in recipe.benchmarks:
             for method in recipe.methods:
-                options = {**sized(cell_options(recipe, benchmark, method), method.name, sizes), "seed": seed}
+                options = sized(cell_options(recipe, benchmark, method), benchmark.name, method.name, sizes)
+                options["seed"] = seed
                 # Once per benchmark is enough for the row of the unadapted model.
                 options["score_base"] = seed == recipe.seeds[0] and method is recipe.methods[0]
                 rate = rates.get((benchmark.name, method.name))
@@ -112,6 +136,9 @@ def choose_rates(jobs: list[Job], records: Mapping[str, RunRecord]) -> dict[tupl
     Args:
         jobs: of tuning.
         records: job name -> its record; a cell takes part once all of its rates are there.
+
+    Raises:
+        UserError: if a cell's loss was no number at every rate.
     """
     cells: dict[tuple[str, str], list[Job]] = {}
     for job in jobs:
@@ -119,7 +146,10 @@ def choose_rates(jobs: list[Job], records: Mapping[str, RunRecord]) -> dict[tupl
     chosen = {}
     for cell, rivals in cells.items():
         if all(job.name in records for job in rivals):
-            best = max(rivals, key=lambda job: (records[job.name].score, -job.options["learning_rate"]))
+            usable = [job for job in rivals if not records[job.name].diverged]
+            if not usable:
+                raise UserError(f"--tune: {cell[1]} on {cell[0]}: the loss was no number at every rate; add lower ones")
+            best = max(usable, key=lambda job: (records[job.name].score, -job.options["learning_rate"]))
             chosen[cell] = float(best.options["learning_rate"])
     return chosen
 

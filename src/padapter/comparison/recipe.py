@@ -15,11 +15,13 @@ from padapter.options import TrainOptions, split_method
 
 KEYS = ("title", "description", "base", "seeds", "benchmarks", "methods", "baseline", "budget", "tune")
 METHOD_KEYS = ("label", "apart", "grid", "size", "benchmarks")
-BENCHMARK_KEYS = ("label", "tune_split")
+BENCHMARK_KEYS = ("label", "tune_split", "tune_eval")
 TUNE_KEYS = ("learning_rate", "seed")
 # The comparison sets these for every run.
 NOT_IN_RECIPES = ("output", "seed", "config", "resume", "overwrite", "quiet", "score_base")
-_NAME = re.compile(r"[A-Za-z0-9][\w.=,+-]*")
+# What a benchmark is made of: methods and tuning may not change it, or scores would not be of the same rows.
+BENCHMARKS_OWN = ("task", "train", "eval", "train_split", "eval_split", "limit_eval", "skip_bad_rows")
+_NAME = re.compile(r"[A-Za-z0-9](?:[\w.=,+\[\]]|-(?!-))*")  # two dashes stand between the parts of a run's name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,12 +33,14 @@ class Benchmark:
         label: what people read.
         options: of ``padapter train``: task, data and what else is special here.
         tune_split: split that learning rates are chosen on.
+        tune_eval: data that they are chosen on, where not ``eval``.
     """
 
     name: str
     label: str
     options: dict[str, Any]
     tune_split: str = "validation"
+    tune_eval: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +142,11 @@ def read_recipe(path: str | Path) -> Recipe:
             for name, body in _mapping(values, "methods", path).items()
         )
     )
-    _once([item.name for item in methods], f"{path}: methods")
+    for items, key in ((methods, "methods"), (benchmarks, "benchmarks")):
+        _once([item.name for item in items], f"{path}: {key}")
+        _once([item.label for item in items], f"{path}: {key}: label")
+        for item in items:
+            _file_name(item.name, f"{path}: {key}")
     recipe = Recipe(
         path=str(path),
         title=convert(values.get("title", Path(path).stem), str, f"{path}: title"),
@@ -159,10 +167,12 @@ def _mapping(values: Mapping[str, Any], key: str, path: str | Path) -> dict[str,
     found = values.get(key)
     if not isinstance(found, Mapping) or not found:
         raise UserError(f"{path}: {key}: expected at least one 'name: ...' entry, got {found!r}")
-    for name in found:
-        if not _NAME.fullmatch(str(name)):
-            raise UserError(f"{path}: {key}: {name!r} cannot be a file's name; use letters, digits, '-', '_', '.', '='")
     return {str(name): body for name, body in found.items()}
+
+
+def _file_name(name: str, where: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise UserError(f"{where}: {name!r} cannot be a file's name; use letters, digits, single '-', '_', '.', '='")
 
 
 def _known(values: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:
@@ -203,6 +213,7 @@ def _benchmark(name: str, body: Any, where: str) -> Benchmark:
         label=convert(body.get("label", name), str, f"{where}: label"),
         options=options,
         tune_split=convert(body.get("tune_split", "validation"), str, f"{where}: tune_split"),
+        tune_eval=None if "tune_eval" not in body else convert(body["tune_eval"], str, f"{where}: tune_eval"),
     )
 
 
@@ -212,10 +223,13 @@ def _contenders(name: str, body: Any, benchmarks: list[str], where: str) -> list
     options = _train_options({} if body is None else body, where, METHOD_KEYS)
     body = body or {}
     options.setdefault("method", name)
+    _not_the_benchmarks(options, where)
     per_benchmark = {
         _one_of(key, benchmarks, f"{where}: benchmarks"): _train_options(value, f"{where}: benchmarks: {key}")
         for key, value in (body.get("benchmarks") or {}).items()
     }
+    for key, changes in per_benchmark.items():
+        _not_the_benchmarks(changes, f"{where}: benchmarks: {key}")
     label = convert(body.get("label", name), str, f"{where}: label")
     common = {
         "apart": convert(body.get("apart", False), bool, f"{where}: apart"),
@@ -233,6 +247,12 @@ def _contenders(name: str, body: Any, benchmarks: list[str], where: str) -> list
         )
         for point in _points(body["grid"], f"{where}: grid")
     ]
+
+
+def _not_the_benchmarks(options: Mapping[str, Any], where: str, allowed: tuple[str, ...] = ()) -> None:
+    for name in options:
+        if name in BENCHMARKS_OWN and name not in allowed:
+            raise UserError(f"{where}: {name!r} belongs to the benchmark; all methods are scored on the same rows")
 
 
 def _points(grid: Any, where: str) -> list[dict[str, Any]]:
@@ -273,6 +293,7 @@ def _tuning(values: Any, methods: tuple[Contender, ...], where: str) -> Tuning |
     if values is None:
         return None
     options = _train_options(values, where, TUNE_KEYS)
+    _not_the_benchmarks(options, where, allowed=("limit_eval",))
     grid = values.get("learning_rate")
     if isinstance(grid, list):
         grid = {item.name: grid for item in methods}

@@ -10,6 +10,7 @@ from typing import Any
 from padapter.errors import UserError
 
 VERSION = 1
+REPEAT = "delete it to make it anew from the run's folder, and that folder under runs/ too to repeat the run."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,12 +36,14 @@ class RunRecord:
         adapter_bytes: size of what was saved.
         seconds_per_step: mean over the training steps.
         seconds: of training, without scoring.
-        peak_memory_bytes: of the process (CPU: resident, GPU: allocated).
+        peak_memory_bytes: of the process, scoring included (CPU: resident, GPU: allocated).
         curve: (step, training loss) as logged.
         scores: (step, validation score) where scored during training.
         options: all options of the training run.
         provenance: versions and hardware.
         base_score: of the unadapted model on the same rows, where this run measured it.
+        train_fingerprint: of the training data.
+        diverged: a tuning run whose loss was no number; its score means nothing.
     """
 
     benchmark: str
@@ -67,6 +70,8 @@ class RunRecord:
     options: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
     base_score: float | None = None
+    train_fingerprint: str = ""
+    diverged: bool = False
 
     @property
     def fraction(self) -> float:
@@ -149,14 +154,14 @@ def read_record(path: Path) -> RunRecord:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as a record ({error}); delete it to repeat the run.") from error
+        raise UserError(f"{path}: cannot be read as a record ({error}); {REPEAT}") from error
     known = {item.name for item in fields(RunRecord)}
     if not isinstance(content, dict) or content.pop("version", None) != VERSION or not set(content) <= known:
-        raise UserError(f"{path}: is no record of version {VERSION}; delete it to repeat the run.")
+        raise UserError(f"{path}: is no record of version {VERSION}; {REPEAT}")
     try:
         return RunRecord(**content)
     except TypeError as error:
-        raise UserError(f"{path}: is no complete record ({error}); delete it to repeat the run.") from error
+        raise UserError(f"{path}: is no complete record ({error}); {REPEAT}") from error
 
 
 def read_records(folder: Path) -> tuple[RunRecord, ...]:

@@ -11,11 +11,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from padapter.comparison.collect import collect
+from padapter.comparison.collect import collect, collect_diverged, has_diverged
 from padapter.comparison.locks import RunLock
 from padapter.comparison.plan import Job, differing
 from padapter.comparison.records import RunRecord, read_record, write_record
-from padapter.comparison.slots import TRAIN, Running, environments, last_words, start
+from padapter.comparison.slots import TRAIN, Running, environments, last_words, start, wait_for_all
 from padapter.conversion import read_yaml
 from padapter.errors import UserError
 from padapter.evaluation.results import write_text
@@ -48,7 +48,7 @@ class Runner:
         folder: of the comparison.
         jobs: how many runs at a time.
         gpus: how many GPUs there are to spread them over.
-        overwrite: repeat runs whose options have changed, instead of refusing.
+        overwrite: repeat runs whose options have changed, instead of refusing, and begin unfinished ones anew.
         environment: variables for every child.
         train: the command that takes the arguments of ``padapter train``.
     """
@@ -95,9 +95,6 @@ class Runner:
                     f"--output: the run {job.name} is finished, but with other options: "
                     f"{'; '.join(differing(job, record))}. Give --overwrite to repeat such runs, or another --output"
                 )
-            else:
-                path.unlink()
-                shutil.rmtree(self.run_folder(job), ignore_errors=True)
         return found
 
     def execute(self, jobs: list[Job], watch: Callable[[dict[str, RunRecord], list[Running]], None]) -> Outcome:
@@ -131,9 +128,8 @@ class Runner:
                     time.sleep(POLL_SECONDS)
         except BaseException:
             for child in running:  # all hear of it before the first is waited for
-                child.process.send_signal(signal.SIGINT)
-            for child in running:
-                child.stop()
+                child.interrupt()
+            wait_for_all(running)
             raise
         return outcome
 
@@ -153,7 +149,7 @@ class Runner:
                 lock.release()
                 continue
             slot = min(free)
-            self._discard_if_other(job)
+            self._discard_outdated(job)
             write_text(self._config(job), dump_yaml({**job.plain(), "output": str(self.run_folder(job))}))
             arguments = (self.run_folder(job), self._config(job), lock, self.environments[slot])
             running.append(start(job.name, slot, *arguments, self.train))
@@ -162,12 +158,13 @@ class Runner:
         lock = RunLock(self.folder / "runs" / f"{job.name}.lock")
         return lock if lock.acquire() else None
 
-    def _discard_if_other(self, job: Job) -> None:
-        """Remove an unfinished run that was begun with other options: there is nothing finished to lose."""
-        config = self._config(job)
+    def _discard_outdated(self, job: Job) -> None:
+        """Remove what earlier options have left, under the run's lock."""
+        config, now = self._config(job), job.plain()
         begun = read_yaml(config) if config.is_file() else {}
-        now = job.plain()
-        if any(begun.get(name) != now[name] for name in now if name not in FREE_ON_RESUME):
+        changed = any(begun.get(name) != now[name] for name in now if name not in FREE_ON_RESUME)
+        if changed or self.overwrite:
+            self.record_path(job).unlink(missing_ok=True)
             shutil.rmtree(self.run_folder(job), ignore_errors=True)
             (self.folder / "runs" / f"{job.name}.log").unlink(missing_ok=True)
 
@@ -176,15 +173,22 @@ class Runner:
 
     def _end(self, child: Running, job: Job, outcome: Outcome) -> None:
         run = self.run_folder(job)
-        if child.process.returncode == 0:
-            record = collect(job, run)
+        try:
+            if child.process.returncode == 0:
+                record = collect(job, run)
+                shutil.rmtree(run / "checkpoints", ignore_errors=True)  # only a run that goes on needs them
+            elif job.stage == "tune" and has_diverged(run):
+                record = collect_diverged(job, run)  # a rate that is too high is a result
+            else:
+                said = last_words(run.parent / f"{run.name}.log")
+                outcome.failed[job.name] = f"exit code {child.process.returncode}: {said}"
+                return
             write_record(record, self.record_path(job))
             outcome.records[job.name] = record
-            shutil.rmtree(run / "checkpoints", ignore_errors=True)  # only a run that goes on needs them
-        else:
-            said = last_words(run.parent / f"{run.name}.log")
-            outcome.failed[job.name] = f"exit code {child.process.returncode}: {said}"
-        child.lock.release()
+        except (UserError, OSError, ValueError, KeyError) as problem:  # a damaged run stops no other
+            outcome.failed[job.name] = f"{type(problem).__name__}: {problem}"
+        finally:
+            child.lock.release()
 
 
 @contextmanager

@@ -34,16 +34,25 @@ class Running:
     process: subprocess.Popen[bytes]
     lock: RunLock
 
-    def stop(self) -> None:
-        """Ask for a checkpoint and the end; kill if that takes more than a minute."""
+    def interrupt(self) -> None:
+        """Ask for a checkpoint and the end, once: a second time would mean at once."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGINT)
-            try:
-                self.process.wait(60)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
-        self.lock.release()
+
+
+def wait_for_all(running: Sequence[Running]) -> None:
+    """Wait until every child has ended, and release the locks; an interruption while waiting kills them."""
+    try:
+        for child in running:
+            child.process.wait()
+    except KeyboardInterrupt:
+        for child in running:
+            child.process.kill()
+            child.process.wait()
+        raise
+    finally:
+        for child in running:
+            child.lock.release()
 
 
 def start(
@@ -96,7 +105,7 @@ def environments(jobs: int, gpus: int) -> list[dict[str, str]]:
         return [{"CUDA_VISIBLE_DEVICES": names[slot % len(names)]} for slot in range(jobs)]
     threads: dict[str, Any] = {}
     if jobs > 1 and THREADS not in os.environ:
-        threads = {THREADS: str(max(1, (os.cpu_count() or 1) // jobs))}
+        threads = {THREADS: str(max(1, _cores() // jobs))}
     return [dict(threads) for _ in range(jobs)]
 
 
@@ -108,3 +117,10 @@ def last_words(log: Path, lines: int = 3) -> str:
         return "no output"
     said = [line for line in text.splitlines() if line.strip()]
     return " | ".join(said[-lines:]) or "no output"
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

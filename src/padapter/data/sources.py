@@ -82,6 +82,14 @@ def open_source(spec: str, task: str, *, split: str = "train", seed: int = 0) ->
     raise UserError(f"{spec}: no such file or folder, and not a hub id.{_close_names(path)} Data are {FORMS}.")
 
 
+def names_its_split(spec: str) -> bool:
+    """Whether a spec stands for one split whatever split is asked for: a file, or a world with SPLIT in its name."""
+    if spec.split(":", 1)[0] in WORLDS:
+        return spec.count(":") > 1
+    path = Path(spec).expanduser()
+    return path.is_file() or path.suffix.lower() in (*ANNOTATION_SUFFIXES, ".ndjson")
+
+
 def available_splits(spec: str) -> list[str] | None:
     """The splits that a folder holds, in the order train, validation, test; None where the spec is the split."""
     path = Path(spec).expanduser()

@@ -21,6 +21,11 @@ from padapter.evaluation.progress import Advance, progress
 from padapter.training.batches import EpochSampler
 
 NAMES_SHOWN = 8
+DIVERGED = "diverged"  # status of a run whose loss was no number
+
+
+class DivergedError(UserError):
+    """The loss is no number any more."""
 
 
 class GradientCheck(TrainerCallback):
@@ -143,7 +148,7 @@ class Log(TrainerCallback):
         loss = (logs or {}).get("loss")
         self.last_loss = self.last_loss if loss is None else loss
         if loss is not None and not math.isfinite(loss):
-            raise UserError(
+            raise DivergedError(
                 f"--learning-rate: the loss is {loss} at step {state.global_step}; "
                 "use a smaller learning rate, or --precision fp32, and start anew with --overwrite"
             )

@@ -28,7 +28,7 @@ from padapter.methods.base import trainable_parameters
 from padapter.options import EPOCH, NEVER, TrainOptions
 from padapter.tasks import Task, get_task
 from padapter.training.batches import Collator, Rows
-from padapter.training.callbacks import Bar, GradientCheck, Log, StepTimer, StopOnInterrupt
+from padapter.training.callbacks import DIVERGED, Bar, DivergedError, GradientCheck, Log, StepTimer, StopOnInterrupt
 from padapter.training.checkpoints import read_state, step_of
 from padapter.training.defaults import resolve, steps_per_epoch, total_steps
 from padapter.training.model_card import model_card
@@ -76,7 +76,9 @@ def train(options: TrainOptions) -> TrainReport:
     try:
         with output_problems(folder.path):
             return _Run(options, folder).go()
-    except UserError:
+    except UserError as problem:
+        if isinstance(problem, DivergedError) and folder.metrics.exists():
+            folder.add_metrics(status=DIVERGED)
         folder.discard_unless_trained()
         raise
     except KeyboardInterrupt as stop:
