@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from torch import nn
 from padapter.errors import UserError
 from padapter.training import AdapterTrainer, train
 from padapter.training.batches import EpochSampler
-from padapter.training.callbacks import GradientCheck, Log
+from padapter.training.callbacks import DIVERGED, DivergedError, GradientCheck, Log
 from padapter.training.checkpoints import complete_checkpoints, rotate, step_of, written_whole
 from padapter.training.defaults import LEARNING_RATES, total_steps
 from padapter.training.trainer import batch_units
@@ -101,8 +102,10 @@ def test_the_gradient_check_is_part_of_training(options, monkeypatch):
 def test_a_loss_that_is_no_number_stops_training(options, monkeypatch):
     original = AdapterTrainer.compute_loss
     monkeypatch.setattr(AdapterTrainer, "compute_loss", lambda *a, **k: original(*a, **k) * float("nan"))
-    with pytest.raises(UserError, match="the loss is nan at step 1; use a smaller learning rate"):
+    with pytest.raises(DivergedError, match="the loss is nan at step 1; use a smaller learning rate"):
         train(options(method="lora"))
+    metrics = json.loads((Path(options().output) / "metrics.json").read_text(encoding="utf-8"))
+    assert metrics["status"] == DIVERGED
 
 
 def test_a_checkpoint_is_whole_or_absent(tmp_path):
