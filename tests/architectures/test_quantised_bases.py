@@ -6,6 +6,7 @@ import copy
 import logging
 from functools import cache
 
+import bitsandbytes.functional
 import pytest
 import torch
 import transformers as tf
@@ -248,6 +249,14 @@ def test_codes_that_are_packed_for_a_processor_are_read_too(bits, quantised):
         torch.testing.assert_close(projection_weight(linear), before, atol=1e-6, rtol=2**-7)
         assert linear.weight.quant_state is state
         assert state.packing_format_for_cpu
+
+
+@pytest.mark.parametrize("bits", ["4 bits", "4 bits twice"])
+def test_a_release_that_packs_no_codes_is_enough_for_those_that_are_not(bits, quantised, monkeypatch):
+    linear = quantised("llama", bits).model.layers[0].self_attn.o_proj
+    expected = dequantize_4bit(linear.weight.data, linear.weight.quant_state)
+    monkeypatch.delattr(bitsandbytes.functional, "_convert_weight_packed_for_cpu_inverse")
+    assert torch.equal(projection_weight(linear), expected)
 
 
 class OtherLinear(nn.Linear):

@@ -95,13 +95,16 @@ def _from_8_bits(linear: Any, weight: Any) -> torch.Tensor:
 
 
 def _from_4_bits(weight: Any) -> torch.Tensor:
-    from bitsandbytes.functional import _convert_weight_packed_for_cpu_inverse, dequantize_4bit
+    from bitsandbytes.functional import dequantize_4bit
 
     codes, state = weight.data, weight.quant_state
     if state is None:  # not yet quantised: that happens on the way to a device
         return codes
     if getattr(state, "packing_format_for_cpu", False):
-        # Some processors get the codes in another order, and scales (in_features / block, out_features).
+        # Some processors get the codes in another order, and scales (in_features / block, out_features). A release
+        # that does not pack them so has no function that undoes it.
+        from bitsandbytes.functional import _convert_weight_packed_for_cpu_inverse
+
         packed, state = state, copy.copy(state)
         state.original_nested = False
         codes, state = _convert_weight_packed_for_cpu_inverse(codes, state)
