@@ -11,6 +11,7 @@ from transformers import BertConfig, BertModel
 
 from padapter.errors import UserError
 from padapter.functional import attention_graph, p_laplacian_attention_reference
+from padapter.training.trainer import AdapterTrainer
 from padapter.tuners import MessagePassing, PAdapterConfig, register_message_passing
 from padapter.tuners.p_adapter.message_passing import MESSAGE_PASSING, without_padding
 
@@ -177,6 +178,44 @@ def test_gcnii_starts_as_appnp(tiny_blip, fresh_blip):
             for name, model in (("appnp", tiny_blip), ("gcnii", fresh_blip()))
         ]
     torch.testing.assert_close(*logits, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("form", ["projected", "bottleneck"])
+def test_weight_decay_pulls_the_mapping_of_gcnii_to_the_identity(tiny_blip, calls, form):
+    config = PAdapterConfig(message_passing="gcnii", form=form, init_weights=False)
+    model = get_peft_model(tiny_blip, config).eval()
+    disturb(model)
+    batch = {"pixel_values": torch.randn(1, 3, 32, 32), "input_ids": torch.randint(3, 40, (1, 5))}
+    decaying = AdapterTrainer.get_decay_parameter_names(object.__new__(AdapterTrainer), model)
+    parameters = [value for name, value in model.named_parameters() if name in decaying and "mapping" in name]
+    optimizer = torch.optim.AdamW(parameters, lr=0.1, weight_decay=1.0)
+    with torch.no_grad():
+        model(**batch)
+        before = [kwargs["mapping"] for *_, kwargs, _ in calls]
+        for value in parameters:
+            value.grad = torch.zeros_like(value)
+        for _ in range(10):
+            optimizer.step()
+        calls.clear()
+        model(**batch)
+    assert len(calls) == len(parameters) == 4
+    for mapping, (*_, kwargs, _) in zip(before, calls, strict=True):
+        identity = torch.eye(mapping.shape[-1])
+        assert (mapping - identity).abs().max() > 0.1
+        torch.testing.assert_close(kwargs["mapping"] - identity, 0.9**10 * (mapping - identity))
+
+
+def test_a_small_change_of_the_mapping_survives_half_precision(tiny_blip, calls):
+    config = PAdapterConfig(message_passing="gcnii")
+    model = get_peft_model(tiny_blip.bfloat16(), config, autocast_adapter_dtype=False).eval()
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            if "mapping" in name:
+                value.fill_(1e-4)
+        model(pixel_values=torch.randn(1, 3, 32, 32).bfloat16(), input_ids=torch.randint(3, 40, (1, 5)))
+    for *_, kwargs, _ in calls:
+        expected = torch.eye(kwargs["mapping"].shape[-1]) + 1e-4
+        torch.testing.assert_close(kwargs["mapping"], expected.expand_as(kwargs["mapping"]), atol=1e-6, rtol=0)
 
 
 def nodes_and_neighbours(query, key, value, *, teleport, dropout_p=0.0, **graph):

@@ -96,7 +96,10 @@ class AdapterTrainer(Seq2SeqTrainer):
         return self.order
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
-        """Matrices decay; biases, norms and the scalars p and mu do not."""
+        """Matrices decay; biases, norms and the scalars p and mu do not.
+
+        They decay to zero; what a p-adapter with gcnii trains is W - I, so its W decays to the identity.
+        """
         return [name for name, value in model.named_parameters() if value.ndim >= 2]
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:

@@ -308,8 +308,6 @@ class PAdapterLayer(BottleneckLayer):
         if mask is not None and self._needs_present_queries(operator, settings):
             mask = without_padding(mask, call.query.shape[2], call.key.shape[2])
         p, mu = self.exponents(adapter_name)
-        with fetched(self.leaf("mapping")):
-            mapping = self.leaf("mapping").get(adapter_name)
         available = {
             "p": p,
             "mu": mu,
@@ -317,7 +315,7 @@ class PAdapterLayer(BottleneckLayer):
             "teleport": settings.teleport,
             "theta": settings.theta,
             "update_values": settings.update_values,
-            "mapping": mapping,
+            "mapping": self._mapping(adapter_name),
         }
         arguments = {name: value for name, value in available.items() if name in operator.takes} | {
             "attention_mask": mask,
@@ -326,6 +324,15 @@ class PAdapterLayer(BottleneckLayer):
             "degree": settings.degree,
         }
         return operator, arguments
+
+    def _mapping(self, adapter_name: str) -> torch.Tensor | None:
+        """W = I + what is trained, (H, dh, dh), so that weight decay pulls W to the identity and not to zero."""
+        with fetched(self.leaf("mapping")):
+            change = self.leaf("mapping").get(adapter_name)
+        if change is None:
+            return None
+        exact = torch.promote_types(change.dtype, torch.float32)  # near 1, half precision would round the change away
+        return change.to(exact) + torch.eye(change.shape[-1], dtype=exact, device=change.device)
 
     def _needs_present_queries(self, operator: MessagePassing, settings: PAdapterSettings) -> bool:
         """Whether value nodes sum over the queries, and these may be padding: a self-attention's, by its name."""
@@ -367,12 +374,10 @@ class PAdapterLayer(BottleneckLayer):
             self.leaf("mu")[adapter_name] = nn.Parameter(torch.full((size,), start))
 
     def _add_mapping(self, adapter_name: str, config: PAdapterConfig, heads: int, width: int) -> None:
-        """One matrix per head between node features: head features, or those of the bottleneck ``width``."""
+        """``W - I`` per head, between node features: head features, or those of the bottleneck ``width``."""
         features = (width if config.form == "bottleneck" else self.in_features) // heads
-        start = torch.eye(features).repeat(heads, 1, 1)
-        if not config.init_weights:
-            start = start + INIT_STD * torch.randn_like(start)
-        self.leaf("mapping")[adapter_name] = nn.Parameter(start)
+        std = 0.0 if config.init_weights else INIT_STD
+        self.leaf("mapping")[adapter_name] = nn.Parameter(std * torch.randn(heads, features, features))
 
 
 def _at_least(value: torch.Tensor, low: float) -> torch.Tensor:

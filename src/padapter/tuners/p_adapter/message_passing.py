@@ -40,7 +40,7 @@ class MessagePassing:
 
             * ``metric_factor`` (H, dh, dh): R, for distances behind the output projection (projected form only).
             * ``update_values``: whether value nodes may move; False in decoders, where query i must reach no other.
-            * ``mapping`` (H, dh, dh): one matrix per head, trained from the identity.
+            * ``mapping`` (H, dh, dh): one matrix per head, trained from the identity, to which weight decay pulls it.
         steps_in_decoders: whether, given the config, more steps change anything where value nodes keep their features.
     """
 
