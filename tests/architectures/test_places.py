@@ -14,7 +14,8 @@ from tiny_models import HEADS, MODELS
 from torch import nn
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
-from padapter.architectures import find_sites
+from padapter.architectures import AttentionSite, find_sites
+from padapter.architectures.sites import resolve
 from padapter.architectures.table import architectures
 from padapter.errors import UserError
 from padapter.functional import metric_factor, p_laplacian_attention_reference
@@ -90,6 +91,33 @@ def test_node_queries_are_the_output_of_the_projection(name, path, part, monkeyp
             output = output.unflatten(-1, (HEADS, -1))
         expected = output if part == "heads first" else output.transpose(1, 2)
         assert any(nodes.shape == expected.shape and torch.equal(nodes, expected) for nodes in seen)
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+@pytest.mark.parametrize("by", ["rows", "generic rule"])
+def test_cross_attention_is_where_keys_have_another_source_than_queries(name, by, monkeypatch):
+    """Seen by hooks on the two projections: is it the same tensor that enters them?"""
+    if by == "generic rule":
+        monkeypatch.setattr("padapter.architectures.sites.architectures", tuple)
+    model = base(name)
+    sites = [site for site in find_sites(model).values() if isinstance(site, AttentionSite)]
+    entered: dict[tuple[str, str], torch.Tensor] = {}
+    for site in sites:
+        value = model.get_submodule(resolve(site.name, site.row.value))
+        for key, module in (((site.name, "query"), site.query), ((site.name, "value"), value)):
+            module.register_forward_pre_hook(lambda _module, args, key=key: entered.update({key: args[0]}))
+    with torch.no_grad():
+        outputs(model, MODELS[name].inputs(2))
+    crossing = {site.name for site in sites if entered[site.name, "query"] is not entered[site.name, "value"]}
+    assert {site.name for site in sites if site.cross} == crossing
+    assert by == "generic rule" or sites
+    assert by == "generic rule" or bool(crossing) == (name in CROSSING)
+
+
+CROSSING = {
+    "blip", "blip-2 (OPT)", "blip-2 (T5)", "instructblip", "florence-2", "kosmos-2", "pix2struct", "vit + gpt-2",
+    "vit + trocr", "mllama", "t5", "bart",
+}  # fmt: skip
 
 
 def parts_of(model: nn.Module) -> set[str]:

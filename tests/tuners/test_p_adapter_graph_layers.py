@@ -125,7 +125,7 @@ def test_padding_of_keys_says_nothing_of_queries_in_cross_attention(calls):
     layer.attend(call)
     assert calls[-1][2]["attention_mask"].shape == (1, 1, 3, 3)
     site = layer.__dict__["_site"]
-    layer.__dict__["_site"] = dataclasses.replace(site, name="encoder.layer.0.crossattention.self")
+    layer.__dict__["_site"] = dataclasses.replace(site, cross=True)
     layer.attend(call)
     assert calls[-1][2]["attention_mask"] is call.attention_mask
 

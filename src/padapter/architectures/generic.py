@@ -12,7 +12,7 @@ import inspect
 
 from torch import nn
 
-from padapter.architectures.table import AttentionRow, NodeQuery
+from padapter.architectures.table import CROSS_NAMES, AttentionRow, NodeQuery
 
 QUERY = ("q_proj", "query", "q", "wq")
 VALUE = ("v_proj", "value", "v", "wv")
@@ -40,6 +40,7 @@ def guess_row(module: nn.Module) -> AttentionRow | None:
     if rotated and any(name in children for name in ("q_norm", "q_layernorm", "query_norm")):
         return None
     causal = any(bool(getattr(module, name, False)) for name in ("is_decoder", "is_causal"))
+    crosses = getattr(module, "is_cross_attention", None)
     return AttentionRow(
         module=cls.__name__,
         query=query,
@@ -49,6 +50,7 @@ def guess_row(module: nn.Module) -> AttentionRow | None:
         decoder=causal,
         part="vision" if not causal and hasattr(module.config, "patch_size") else "language",
         node_query=NodeQuery(query) if rotated else None,
+        cross=crosses if isinstance(crosses, bool) else CROSS_NAMES,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from padapter.architectures.table import Architecture, AttentionRow, FeedForwardRow, NodeQuery
+from padapter.architectures.table import CROSS_NAMES, Architecture, AttentionRow, FeedForwardRow, NodeQuery
 
 _HEADS = "config.num_attention_heads"
 
@@ -10,7 +10,7 @@ _HEADS = "config.num_attention_heads"
 def _rotary(module: str, norm: str | None = None) -> AttentionRow:
     """A causal decoder with rotary embeddings; ``norm`` is the layout of what its ``q_norm`` puts out."""
     node_query = NodeQuery("q_proj") if norm is None else NodeQuery("q_norm", norm)
-    return AttentionRow(module, "q_proj", "v_proj", "o_proj", _HEADS, decoder=True, node_query=node_query)
+    return AttentionRow(module, "q_proj", "v_proj", "o_proj", _HEADS, decoder=True, node_query=node_query, cross=False)
 
 
 def _gated(*modules: str) -> tuple[FeedForwardRow, ...]:
@@ -26,12 +26,21 @@ DECODERS = Architecture(
         _rotary("Qwen3VLTextAttention", norm="heads last"),
         _rotary("Gemma3Attention", norm="heads first"),
         # Queries of the cross-attention are normed, not rotated: what the attention function gets.
-        AttentionRow("MllamaTextCrossAttention", "q_proj", "v_proj", "o_proj", _HEADS, decoder=True),
+        AttentionRow("MllamaTextCrossAttention", "q_proj", "v_proj", "o_proj", _HEADS, decoder=True, cross=True),
         # One Conv1D makes query, key and value, or key and value beside another that makes the query.
-        AttentionRow("GPT2Attention", "q_attn|c_attn", "c_attn", "c_proj", "num_heads", decoder=True),
+        AttentionRow(
+            "GPT2Attention", "q_attn|c_attn", "c_attn", "c_proj", "num_heads", decoder=True, cross=CROSS_NAMES
+        ),
         # The query is scaled before it reaches the attention function.
         AttentionRow(
-            "OPTAttention", "q_proj", "v_proj", "out_proj", "num_heads", decoder=True, node_query=NodeQuery("q_proj")
+            "OPTAttention",
+            "q_proj",
+            "v_proj",
+            "out_proj",
+            "num_heads",
+            True,
+            node_query=NodeQuery("q_proj"),
+            cross=False,
         ),
     ),
     feed_forward=(
@@ -45,7 +54,9 @@ DECODERS = Architecture(
 KOSMOS2 = Architecture(
     name="kosmos-2",
     # Its layer norm between the heads and the output projection is not part of the metric that distances are taken in.
-    attention=(AttentionRow("KosmosTextAttention", "q_proj", "v_proj", "out_proj", "num_heads", decoder=True),),
+    attention=(
+        AttentionRow("KosmosTextAttention", "q_proj", "v_proj", "out_proj", "num_heads", True, cross=CROSS_NAMES),
+    ),
     feed_forward=(FeedForwardRow("Kosmos2TextFFN", input="fc1", output="fc2"),),
     encoders=r"(?:.*\.)?image_to_text_projection\..*",
     encoder_part="connector",
@@ -54,9 +65,9 @@ KOSMOS2 = Architecture(
 ENCODER_DECODERS = Architecture(
     name="encoder-decoders",
     attention=(
-        AttentionRow("T5Attention", "q", "v", "o", "n_heads", decoder="is_decoder"),
-        AttentionRow("BartAttention", "q_proj", "v_proj", "out_proj", "num_heads", decoder="is_decoder"),
-        AttentionRow("Pix2StructTextAttention", "query", "value", "output", "n_heads", decoder=True),
+        AttentionRow("T5Attention", "q", "v", "o", "n_heads", decoder="is_decoder", cross=CROSS_NAMES),
+        AttentionRow("BartAttention", "q_proj", "v_proj", "out_proj", "num_heads", "is_decoder", cross=CROSS_NAMES),
+        AttentionRow("Pix2StructTextAttention", "query", "value", "output", "n_heads", True, cross=CROSS_NAMES),
     ),
     feed_forward=(
         FeedForwardRow("T5DenseActDense", input="wi", output="wo"),
@@ -71,9 +82,11 @@ BERT = Architecture(
     name="bert",
     attention=(
         AttentionRow(
-            "BertSelfAttention", "query", "value", "..output.dense", "num_attention_heads", decoder="is_decoder"
+            "BertSelfAttention", "query", "value", "..output.dense", "num_attention_heads", "is_decoder", cross=False
         ),
-        AttentionRow("BertCrossAttention", "query", "value", "..output.dense", "num_attention_heads", decoder=True),
+        AttentionRow(
+            "BertCrossAttention", "query", "value", "..output.dense", "num_attention_heads", decoder=True, cross=True
+        ),
     ),
     feed_forward=(FeedForwardRow("BertLayer", input="intermediate.dense", output="output.dense"),),
 )

@@ -10,7 +10,7 @@ The same classes serve as a bidirectional text encoder in BLIP's question-answer
 from __future__ import annotations
 
 from padapter.architectures.shims import BlipTextShim, BlipVisionShim, GitShim, TrOCRShim
-from padapter.architectures.table import Architecture, AttentionRow, FeedForwardRow
+from padapter.architectures.table import CROSS_NAMES, Architecture, AttentionRow, FeedForwardRow
 
 BLIP = Architecture(
     name="blip",
@@ -23,6 +23,7 @@ BLIP = Architecture(
             num_heads="num_attention_heads",
             decoder=True,
             shim=BlipTextShim,
+            cross=CROSS_NAMES,
         ),
         AttentionRow(
             module="BlipAttention",
@@ -33,6 +34,7 @@ BLIP = Architecture(
             decoder=False,
             part="vision",
             shim=BlipVisionShim,
+            cross=False,
         ),
     ),
     feed_forward=(
@@ -54,6 +56,7 @@ GIT = Architecture(
             num_heads="num_attention_heads",
             decoder=True,
             shim=GitShim,
+            cross=False,
         ),
     ),
     feed_forward=(FeedForwardRow(module="GitLayer", input="intermediate.dense", output="output.dense"),),
@@ -70,6 +73,7 @@ TROCR = Architecture(
             num_heads="num_heads",
             decoder=True,
             shim=TrOCRShim,
+            cross=CROSS_NAMES,
         ),
     ),
     feed_forward=(FeedForwardRow(module="TrOCRDecoderLayer", input="fc1", output="fc2"),),

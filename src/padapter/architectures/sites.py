@@ -25,6 +25,7 @@ class AttentionSite:
         query: its query projection.
         num_heads: its number of query heads.
         decoder: whether it generates token by token.
+        cross: whether its keys and values come from other tokens than its queries.
         part: the part of the model it belongs to.
         output_parent: the module that holds the output projection.
         output_child: the attribute that holds it there.
@@ -36,6 +37,7 @@ class AttentionSite:
     query: nn.Module
     num_heads: int
     decoder: bool
+    cross: bool
     part: str
     output_parent: nn.Module
     output_child: str
@@ -133,8 +135,10 @@ def _attention_site(
     part = "language" if row.part == "vision" and _TEXT_TOWER.fullmatch(name) else row.part
     if architecture is not None and architecture.encoders and re.fullmatch(architecture.encoders, name):
         decoder, part = False, architecture.encoder_part or part
+    cross = row.cross if isinstance(row.cross, bool) else bool(re.fullmatch(row.cross, name))
     parent, _, child = output.rpartition(".")
-    return output, AttentionSite(row, name, module, query, heads, decoder, part, model.get_submodule(parent), child)
+    holder = model.get_submodule(parent)
+    return output, AttentionSite(row, name, module, query, heads, decoder, cross, part, holder, child)
 
 
 def _existing(module: nn.Module, paths: str) -> str:

@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     from padapter.architectures.interface import AttentionShim
 
 
+#: The names that transformers gives to modules of cross-attention, for classes that serve as self-attention too.
+CROSS_NAMES = (
+    r"(?:.*\.)?(?:crossattention|cross_attn|x_attn|encoder_attn|EncDecAttention|encoder_decoder_attention)(?:\..*)?"
+)
+
 #: What an attention module or feed-forward block belongs to; ``where=`` of the configurations.
 PARTS = ("language", "vision", "connector")
 
@@ -51,6 +56,8 @@ class AttentionRow:
         decoder: whether it generates token by token (causal self-attention, or cross-attention of a decoder). Value
             nodes then never see the other queries, so the degree is ``row``. A string is the dotted attribute of the
             module that says so.
+        cross: whether its keys and values come from other tokens than its queries. A string is a regular expression
+            of the full names of those modules of the class for which they do.
         part: which part of a model it belongs to, one of `PARTS`. A vision row inside a text tower
             (``text_model``) counts as language.
         node_query: where the query nodes' features come from; None for the ``query`` of the attention function.
@@ -68,6 +75,7 @@ class AttentionRow:
     part: str = "language"
     node_query: NodeQuery | None = None
     shim: type[AttentionShim] | None = None
+    cross: bool | str = CROSS_NAMES
 
 
 @dataclass(frozen=True)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from padapter.architectures.table import Architecture, AttentionRow, FeedForwardRow, NodeQuery
+from padapter.architectures.table import CROSS_NAMES, Architecture, AttentionRow, FeedForwardRow, NodeQuery
 
 
 def _separate(module: str, output: str = "out_proj", heads: str = "num_heads") -> AttentionRow:
-    return AttentionRow(module, "q_proj", "v_proj", output, heads, decoder=False, part="vision")
+    return AttentionRow(module, "q_proj", "v_proj", output, heads, decoder=False, part="vision", cross=False)
 
 
 def _fused(module: str, output: str, *, rotary: bool = False) -> AttentionRow:
     node_query = NodeQuery("qkv", "fused") if rotary else None
-    return AttentionRow(module, "qkv", "qkv", output, "num_heads", False, part="vision", node_query=node_query)
+    return AttentionRow(
+        module, "qkv", "qkv", output, "num_heads", False, part="vision", node_query=node_query, cross=False
+    )
 
 
 def _two_layers(*modules: str) -> tuple[FeedForwardRow, ...]:
@@ -27,9 +29,17 @@ VISION = Architecture(
         _separate("InternVLVisionAttention", "projection_layer"),
         *map(_separate, ("CLIPAttention", "SiglipAttention", "GitVisionAttention", "Kosmos2VisionAttention")),
         *map(_separate, ("Idefics3VisionAttention", "SmolVLMVisionAttention")),
-        AttentionRow("Pix2StructVisionAttention", "query", "value", "output", "n_heads", False, part="vision"),
+        AttentionRow("Pix2StructVisionAttention", "query", "value", "output", "n_heads", False, "vision", cross=False),
         AttentionRow(
-            "PixtralAttention", "q_proj", "v_proj", "o_proj", "num_heads", False, "vision", NodeQuery("q_proj")
+            "PixtralAttention",
+            "q_proj",
+            "v_proj",
+            "o_proj",
+            "num_heads",
+            False,
+            "vision",
+            NodeQuery("q_proj"),
+            cross=False,
         ),
         _fused("Blip2Attention", "projection"),
         _fused("InstructBlipAttention", "projection"),
@@ -56,7 +66,14 @@ CONNECTORS = Architecture(
     name="connectors",
     attention=tuple(
         AttentionRow(
-            f"{name}MultiHeadAttention", "query", "value", "..output.dense", "num_attention_heads", False, "connector"
+            f"{name}MultiHeadAttention",
+            "query",
+            "value",
+            "..output.dense",
+            "num_attention_heads",
+            False,
+            "connector",
+            cross=CROSS_NAMES,
         )
         for name in _QFORMERS
     ),

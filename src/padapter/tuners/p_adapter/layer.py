@@ -335,9 +335,9 @@ class PAdapterLayer(BottleneckLayer):
         return change.to(exact) + torch.eye(change.shape[-1], dtype=exact, device=change.device)
 
     def _needs_present_queries(self, operator: MessagePassing, settings: PAdapterSettings) -> bool:
-        """Whether value nodes sum over the queries, and these may be padding: a self-attention's, by its name."""
+        """Whether value nodes sum over the queries, and these may be padding: those of a self-attention."""
         moves = settings.steps > 1 and settings.update_values and "update_values" in operator.takes
-        return (moves or settings.degree == "symmetric") and "cross" not in self.__dict__["_site"].name
+        return (moves or settings.degree == "symmetric") and not self.__dict__["_site"].cross
 
     def _metric_factor(self, query: torch.Tensor) -> torch.Tensor:
         """`metric_factor` for a query (B, H, N1, dk), in a compiled graph too."""
