@@ -210,20 +210,59 @@ def test_lora_on_the_query_projection_beside_a_p_adapter(name):
         torch.testing.assert_close(found[0], other, atol=1e-6, rtol=1e-5)
 
 
-@pytest.mark.parametrize("config", sorted(CONFIGS))
-@pytest.mark.parametrize("targets", ["q_proj", "o_proj"])
-@pytest.mark.parametrize("merging", ["merge_and_unload", "merge_adapter"])
-def test_lora_is_not_merged_below_an_adapter(config, targets, merging):
-    """LoRA around a model that carries ours by transformers' `add_adapter`: refused before anything is changed."""
-    model, inputs = base("qwen3"), MODELS["qwen3"].inputs(2)
+def with_lora(config: str, targets: str) -> nn.Module:
+    """LoRA around a model that carries an adapter of ours by transformers' `add_adapter`."""
+    model = base("qwen3")
     model.add_adapter(CONFIGS[config](init_weights=False), "ours")
-    lora = get_peft_model(model, LoraConfig(target_modules=[targets], init_lora_weights=False)).eval()
+    return get_peft_model(model, LoraConfig(target_modules=[targets], init_lora_weights=False)).eval()
+
+
+@pytest.mark.parametrize("config", sorted(CONFIGS))
+@pytest.mark.parametrize(
+    ("targets", "merging"),
+    [("q_proj", "merge_and_unload"), ("o_proj", "merge_and_unload"), ("o_proj", "merge_adapter")],
+)
+def test_merging_that_would_change_or_lose_an_adapter_is_refused(config, targets, merging):
+    """Before anything is changed."""
+    lora, inputs = with_lora(config, targets), MODELS["qwen3"].inputs(2)
     with torch.no_grad():
         expected = outputs(lora, inputs)
         with pytest.raises(UserError, match="cannot be merged"):
             getattr(lora, merging)()
         assert torch.equal(outputs(lora, inputs), expected)
         assert torch.equal(outputs(lora.unload(), inputs), outputs(base("qwen3"), inputs))
+
+
+@pytest.mark.parametrize("config", sorted(CONFIGS))
+def test_lora_below_an_adapter_is_not_merged_either(config):
+    """Ours around LoRA, which is on all projections; those before the shared one stay unmerged too."""
+    lora = get_peft_model(base("qwen3"), LoraConfig(target_modules=["q_proj", "o_proj"], init_lora_weights=False))
+    get_peft_model(lora.base_model.model, CONFIGS[config]())
+    with pytest.raises(UserError, match=r"o_proj: carries \w+Layer around Linear, .*cannot be merged"):
+        lora.merge_adapter()
+    assert not any(getattr(module, "merged_adapters", None) for module in lora.modules())
+
+
+@pytest.mark.parametrize("config", sorted(CONFIGS))
+def test_lora_on_other_projections_is_merged_beside_an_adapter(config):
+    lora, inputs = with_lora(config, "q_proj"), MODELS["qwen3"].inputs(2)
+    ours = set(modules_of(lora))
+    query = lora.base_model.model.model.layers[0].self_attn.q_proj
+    with torch.no_grad():
+        lora, inputs, close = exactly("qwen3", lora, inputs)
+        before, weight = outputs(lora, inputs), query.base_layer.weight.clone()
+        lora.merge_adapter()
+        assert not torch.allclose(query.base_layer.weight, weight)
+        torch.testing.assert_close(outputs(lora, inputs), before, **close)
+        assert set(modules_of(lora)) == ours
+        for layer in ours:
+            layer.enable_adapters(False)
+        assert not torch.allclose(outputs(lora, inputs), before, atol=1e-3)
+        for layer in ours:
+            layer.enable_adapters(True)
+        lora.unmerge_adapter()
+        torch.testing.assert_close(query.base_layer.weight, weight)
+        torch.testing.assert_close(outputs(lora, inputs), before, **close)
 
 
 def test_lora_alone_is_merged_as_ever():

@@ -18,12 +18,12 @@ def register() -> None:
     """Make every tuner known to PEFT; calling it again changes nothing."""
     # Imported here because `import padapter` has this called from within the import of peft, which may itself have
     # been started by an import further down in this file.
-    from padapter.tuners.registration import refuse_merging_beside_our_adapters, register_tuner
+    from padapter.tuners.registration import guard_merging_beside_our_adapters, register_tuner
     from padapter.tuners.registry import METHODS
 
     for tuner in METHODS:
         register_tuner(tuner)
-    refuse_merging_beside_our_adapters()
+    guard_merging_beside_our_adapters()
 
 
 import peft as _peft  # noqa: E402, F401  (before our modules, which need all of it)

@@ -145,12 +145,10 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
         return changed
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """Refused: a bottleneck is not linear."""
-        raise UserError(NOT_MERGEABLE)
+        """Nothing: PEFT asks every layer of a model, whichever method it merges. Our tuners refuse to merge."""
 
     def unmerge(self) -> None:
-        """Refused: a bottleneck is not linear."""
-        raise UserError(NOT_MERGEABLE)
+        """Nothing, as `merge`."""
 
     def release(self) -> None:
         """Undo what the layer did to other modules of the model; called when its last adapter goes."""
@@ -164,9 +162,9 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
     def unload_and_optionally_merge_module(
         self, merge: bool, safe_merge: bool, adapter_names: list[str] | None
     ) -> nn.Module:
-        """Give back the Linear; called by PEFT's ``unload``."""
+        """Give back the Linear; called by PEFT's ``unload``. Merging is refused: a bottleneck is not linear."""
         if merge:
-            self.merge(safe_merge, adapter_names)
+            raise UserError(NOT_MERGEABLE)
         layer: nn.Module = self
         while layer is not self.get_base_layer():
             if isinstance(layer, BottleneckLayer):

@@ -6,16 +6,17 @@ be extended by its own means; `add_peft_type` writes the member the way ``EnumMe
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any
 
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
-from peft.tuners.tuners_utils import BaseTuner
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from peft.utils import PeftType, register_peft_method
 
 from padapter.errors import UserError
-from padapter.tuners.base_layer import NOT_MERGEABLE, modules_of
+from padapter.tuners.base_layer import BottleneckLayer, modules_of
 
 
 @dataclass(frozen=True)
@@ -66,21 +67,54 @@ def register_tuner(tuner: Tuner) -> None:
     register_peft_method(name=tuner.name, config_cls=tuner.config, model_cls=tuner.model)
 
 
-def refuse_merging_beside_our_adapters() -> None:
-    """Make every tuner of PEFT refuse to merge while the model also carries adapters of ours.
+def guard_merging_beside_our_adapters() -> None:
+    """Let other tuners of PEFT merge in a model that also carries adapters of ours only where that is sound.
 
-    LoRA on the projection that one of our layers wraps would be merged below that layer, and PEFT would drop the layer
-    without a word, or find out half-way. PEFT asks `_check_merge_allowed` before it touches anything.
+    ``merge_adapter`` is refused where a projection carries a layer of theirs and one of ours: theirs would be merged
+    below ours, which then reads another weight. ``merge_and_unload`` is refused as soon as the model has a layer of
+    ours, since PEFT unloads the layers of every tuner and ours would be lost. Our layers cannot refuse by themselves:
+    their turn comes when PEFT has already merged others.
     """
-    original = BaseTuner._check_merge_allowed
-    if hasattr(original, "padapter_refuses"):
+    if hasattr(BaseTuner.merge_adapter, "padapter_guards"):
         return
+    BaseTuner.merge_adapter = _guarded(BaseTuner.merge_adapter, _check_nothing_shared)
+    BaseTuner.merge_and_unload = _guarded(BaseTuner.merge_and_unload, _check_nothing_lost)
 
+
+def _guarded(original: Callable[..., Any], check: Callable[[BaseTuner], None]) -> Callable[..., Any]:
     @wraps(original)
-    def check(self: Any) -> None:
-        if any(True for _ in modules_of(self.model)):
-            raise UserError(NOT_MERGEABLE)
-        original(self)
+    def guarded(self: BaseTuner, *args: Any, **kwargs: Any) -> Any:
+        check(self)
+        return original(self, *args, **kwargs)
 
-    check.padapter_refuses = True  # type: ignore[attr-defined]
-    BaseTuner._check_merge_allowed = check
+    guarded.padapter_guards = True  # type: ignore[attr-defined]
+    return guarded
+
+
+def _check_nothing_shared(tuner: BaseTuner) -> None:
+    for name, module in tuner.model.named_modules():
+        chain = list(_chain(module))
+        if any(isinstance(layer, BottleneckLayer) for layer in chain) and not all(
+            isinstance(layer, BottleneckLayer) for layer in chain
+        ):
+            raise UserError(
+                f"{name}: carries {' around '.join(type(layer).__name__ for layer in chain)}, and beside a bottleneck "
+                "adapter on the same projection another one cannot be merged. Keep both beside the model, or leave "
+                "this projection out of the other method's targets."
+            )
+
+
+def _check_nothing_lost(tuner: BaseTuner) -> None:
+    if any(True for _ in modules_of(tuner.model)):
+        raise UserError(
+            "the model carries bottleneck adapters or p-adapters, which cannot be merged, and merge_and_unload() would "
+            "drop them. To merge another method's adapters beside them call merge_adapter(); to get the base model "
+            "back call unload()."
+        )
+
+
+def _chain(module: Any) -> Iterator[BaseTunerLayer]:
+    """The tuner layers around one module, from the outermost on."""
+    while isinstance(module, BaseTunerLayer):
+        yield module
+        module = module.base_layer
