@@ -9,7 +9,8 @@ import pytest
 from report_forms import Page, markdown_table, words
 from synthetic import BENCHMARKS, METHODS, make_results, make_run
 
-from padapter.comparison.report.analysis import Analysis, Pair, Unpaired
+from padapter.comparison.plan import Job
+from padapter.comparison.report.analysis import Analysis, Pair, Unpaired, record_file
 from padapter.comparison.statistics import Difference, difference_by_rows, difference_by_seeds
 from padapter.errors import UserError
 
@@ -71,8 +72,10 @@ def test_ties_share_the_first_place():
     assert "Avg." not in texts["md"]  # of one benchmark
 
 
-def test_marks_follow_the_interval_of_the_difference_to_the_best():
-    results = make_results(rows=400)
+@pytest.mark.parametrize(("rows", "seen"), [(300, "worse"), (400, "unknown")])
+def test_marks_follow_the_interval_of_the_difference_to_the_best(rows, seen):
+    """With more rows their choice matters less, here at last less than the seeds do."""
+    results = make_results(rows=rows)
     analysis = Analysis(results)
     for column in ("vqa", "entailment"):
         (best,) = analysis.best(column)
@@ -82,8 +85,11 @@ def test_marks_follow_the_interval_of_the_difference_to_the_best():
                 assert standing == "best"
                 continue
             pair = analysis.pair(method.name, best, column).difference
-            assert standing == ("same" if pair.low <= 0 <= pair.high else "worse")
-    assert {analysis.standing(m.name, "vqa") for m in METHODS} >= {"best", "worse", ""}
+            if pair.low <= 0 <= pair.high:
+                assert standing == "same"
+            else:
+                assert standing == ("worse" if pair.seed_variance <= pair.row_variance else "unknown")
+    assert {analysis.standing(m.name, "vqa") for m in METHODS} >= {"best", seen, ""}
     assert analysis.standing("full", "vqa") == ""
     assert analysis.standing("prefix", "caption") == "unknown"  # three seeds alone prove nothing
 
@@ -139,3 +145,48 @@ def test_runs_of_other_seeds_do_not_count():
     extra = make_run("lora", "vqa", 9)
     analysis = Analysis(replace(results, records=(*results.records, extra)))
     assert [run.seed for run in analysis.cells["lora", "vqa"]] == [0, 1]
+
+
+def test_two_rows_with_the_same_options_keep_their_own_draws():
+    """Their runs have one digest: it knows neither the method's name nor the benchmark's."""
+    results = make_results(tuned=False)
+    alike = tuple(replace(run, key=f"options {run.seed}") for run in results.records)
+    for column in ("vqa", "entailment"):
+        expected = Analysis(results).pair("prefix", "adapter", column).difference
+        assert Analysis(replace(results, records=alike)).pair("prefix", "adapter", column).difference == expected
+
+
+def test_what_seeds_and_rows_add_reaches_the_difference_and_its_average():
+    analysis = Analysis(make_results(benchmarks=BENCHMARKS[:2], tuned=False))
+    parts = [analysis.pair("lora", "adapter", name).difference for name in ("vqa", "entailment")]
+    items = [[run.items for run in analysis.cells[method, "vqa"]] for method in ("lora", "adapter")]
+    direct = difference_by_rows(*items)
+    assert (parts[0].row_variance, parts[0].seed_variance) == (direct.row_variance, direct.seed_variance)
+    assert direct.row_variance > 0
+    whole = analysis.pair("lora", "adapter", Analysis.AVERAGE).difference
+    assert whole.row_variance == pytest.approx(sum(part.row_variance for part in parts) / 4)
+    assert whole.seed_variance == pytest.approx(sum(part.seed_variance for part in parts) / 4)
+
+
+@pytest.mark.parametrize(
+    ("change", "file"),
+    [
+        ({"score": 0.9}, "records/test--vqa--full--seed-0.json"),
+        ({"items": [0.5] * 63, "score": 0.5}, "records/test--vqa--full--seed-0.json"),
+        (None, "records/test--vqa--full--seed-0.json"),
+    ],
+)
+def test_what_is_to_be_deleted_is_a_file_that_can_be_found(change, file):
+    results = make_results(tuned=False)
+    first = results.records[0]
+    records = (first, *results.records) if change is None else (replace(first, **change), *results.records[1:])
+    with pytest.raises(UserError, match=file) as problem:
+        Analysis(replace(results, records=records))
+    assert first.key not in str(problem.value)
+    assert "seed-1" not in str(problem.value)  # only what is wrong
+
+
+def test_the_file_of_a_tuning_run_names_its_rate_as_the_runner_does():
+    run = make_run("lora", "vqa", 3, stage="tune", rate=5e-4)
+    job = Job("tune", "vqa", "lora", 3, {"learning_rate": 5e-4})
+    assert record_file(run) == f"records/{job.name}.json" == "records/tune--vqa--lora--lr-0.0005--seed-3.json"

@@ -14,7 +14,9 @@ Of S seeds a resample draws S - 1, not S: with S the variance of a mean comes ou
 population sampling*, 1985), a third at the three seeds that are usual here. Of rows there are enough not to care.
 
 Few seeds remain few: the spread of three numbers is itself hardly known, and an interval from them covers less often
-than it says when seeds matter more than rows.
+than it says when seeds matter more than rows. `variance_components` tells the two apart (the analysis of variance of
+a two-way layout with one value per cell; Searle, Casella & McCulloch, *Variance Components*, 1992, chapter 4), and
+`Difference.is_noise` then declines to answer.
 """
 
 from __future__ import annotations
@@ -30,6 +32,9 @@ LEVEL = 0.95
 # From seeds alone, the interval of two equal methods excludes 0 in a quarter of all comparisons with three seeds (all
 # differences of the same sign: 2 / 2^3), in 12 % with six and in 8 % with ten, instead of the 5 % that it says.
 ENOUGH_SEEDS = 10
+# The spread of two numbers is known so badly that rows cannot make up for it: with two seeds that matter, up to a
+# quarter of the intervals of equal methods exclude 0, and the two cannot even tell whether they matter.
+FEWEST_SEEDS = 3
 # Row numbers drawn at a time: 4 Mi of them are 32 MiB.
 DRAWS_AT_ONCE = 2**22
 
@@ -61,6 +66,9 @@ class Difference:
         high: upper end.
         seeds: how many seeds were paired; more than one are resampled.
         rows: how many rows were paired and resampled; 0 where only scores of whole runs could be paired.
+        row_variance: of the mean, from the choice of rows; 0 without rows.
+        seed_variance: of the mean, from the choice of seeds; 0 for a single seed, and without rows, where it is not
+            told apart.
     """
 
     mean: float
@@ -68,19 +76,27 @@ class Difference:
     high: float | None
     seeds: int
     rows: int
+    row_variance: float = 0.0
+    seed_variance: float = 0.0
 
     @property
     def is_noise(self) -> bool | None:
         """Whether the interval includes 0; ``None`` where that cannot be told.
 
-        It cannot without an interval, nor where an interval without 0 comes from a few seeds alone (see
-        `ENOUGH_SEEDS`).
+        It cannot without an interval, nor where an interval without 0 rests on too few seeds: on two; or on fewer
+        than `ENOUGH_SEEDS` without rows, or where seeds move the mean more than the choice of rows does. One seed
+        with rows is judged by its rows alone.
         """
         if self.low is None or self.high is None:
             return None
         if self.low <= 0 <= self.high:
             return True
-        return False if self.rows or self.seeds >= ENOUGH_SEEDS else None
+        if self.rows and self.seeds == 1:
+            return False
+        if self.seeds >= ENOUGH_SEEDS:
+            return False
+        rows_matter_more = self.rows > 0 and self.seed_variance <= self.row_variance
+        return False if rows_matter_more and self.seeds >= FEWEST_SEEDS else None
 
 
 def spread(values: Sequence[float]) -> Spread:
@@ -154,6 +170,34 @@ def resampled_seed_means(values: ArrayLike, *, seed: Sequence[int] = (0,), resam
     return np.take_along_axis(array, drawn, axis=1).mean(axis=1)
 
 
+def variance_components(gaps: ArrayLike) -> tuple[float, float]:
+    """What the choice of rows and what that of seeds adds to the variance of a mean over both.
+
+    The seeds' part is what the means of the seeds vary more than noise within them explains: two methods whose
+    seeds differ only by such noise, which the rows already count, get 0.
+
+    Args:
+        gaps: (S, N) differences of N rows for S seeds.
+
+    Returns:
+        The rows' part and the seeds' part; the latter is 0 for a single seed, the former for a single row.
+
+    Raises:
+        ValueError: if ``gaps`` is no matrix or is empty.
+    """
+    matrix = np.asarray(gaps, dtype=np.float64)
+    if matrix.ndim != 2 or matrix.size == 0:
+        raise ValueError(f"expected a matrix (seeds, rows), got shape {matrix.shape}")
+    seeds, rows = matrix.shape
+    by_row, by_seed = matrix.mean(axis=0), matrix.mean(axis=1)
+    of_rows = float(by_row.var(ddof=1)) / rows if rows > 1 else 0.0
+    if seeds == 1:
+        return of_rows, 0.0
+    left = matrix - by_row - by_seed[:, None] + matrix.mean()
+    within = float((left**2).sum()) / ((seeds - 1) * max(1, rows - 1))
+    return of_rows, max(0.0, float(by_seed.var(ddof=1)) - within / rows) / seeds
+
+
 def percentile_interval(draws: ArrayLike, level: float = LEVEL) -> tuple[float, float]:
     """The percentile interval of bootstrap draws: the middle ``level`` of them, (R,) to (low, high)."""
     low, high = np.quantile(np.asarray(draws, dtype=np.float64), [(1 - level) / 2, (1 + level) / 2])
@@ -180,7 +224,8 @@ def difference_by_rows(
     gaps = one - two
     by_rows = resampled_row_means(gaps.T, seed=seed, resamples=resamples)
     draws = resampled_seed_means(by_rows, seed=seed, resamples=resamples)
-    return Difference(float(gaps.mean()), *percentile_interval(draws), *gaps.shape)
+    seeds, rows = gaps.shape
+    return Difference(float(gaps.mean()), *percentile_interval(draws), seeds, rows, *variance_components(gaps))
 
 
 def difference_by_seeds(

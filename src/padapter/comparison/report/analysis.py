@@ -57,7 +57,9 @@ class Analysis:
             for method in results.methods
             for benchmark in self.benchmarks
         }
-        self._row_means: dict[str, Floats] = {}  # key of a run -> (R,) its score over resampled rows
+        # (method, benchmark, seed) -> (R,) the run's score over resampled rows. Not by the digest of its options:
+        # two rows of the table may have the same ones.
+        self._row_means: dict[tuple[str, str, int], Floats] = {}
         for index, benchmark in enumerate(self.benchmarks):
             self._resample_rows(index, benchmark)
         self._pairs: dict[tuple[str, str, str], Pair | Unpaired] = {}
@@ -123,6 +125,8 @@ class Analysis:
                 return f"scored by different rules: {', '.join(rules)}"
             if len(rows) > 1:
                 return "scored on different rows"
+            if _trained_on_different_data(runs):
+                return "trained on different data"
         return None
 
     def best(self, column: str) -> tuple[str, ...]:
@@ -173,8 +177,8 @@ class Analysis:
         for before, after in pairwise(runs):
             if before.seed == after.seed:
                 raise UserError(
-                    f"{method} on {benchmark}, seed {after.seed}: two records ({before.key} and {after.key}) claim "
-                    "the same place; delete the one that does not belong to this comparison."
+                    f"{method} on {benchmark}, seed {after.seed}: two records claim the same place; that of this "
+                    f"run is {record_file(after)}: delete the other file that names this method, benchmark and seed."
                 )
         return runs
 
@@ -188,19 +192,20 @@ class Analysis:
         for runs in groups.values():
             lengths = {len(run.items) for run in runs}
             if len(lengths) > 1:
+                cut = [record_file(run) for run in runs if len(run.items) < max(lengths)]
                 raise UserError(
                     f"{benchmark}: runs on the same rows have scores of {sorted(lengths)} rows; "
-                    f"delete the records that were cut, out of {', '.join(run.key for run in runs)}."
+                    f"delete what was cut to repeat these runs: {', '.join(cut)}."
                 )
             items = np.asarray([run.items for run in runs], dtype=np.float64)
             for run, mean in zip(runs, items.mean(axis=1), strict=True):
                 if not math.isclose(mean, run.score, abs_tol=1e-4):
                     raise UserError(
                         f"{run.method} on {benchmark}, seed {run.seed}: the score is {run.score:.6g} but the mean "
-                        f"over its rows is {mean:.6g}; delete the record {run.key} to repeat the run."
+                        f"over its rows is {mean:.6g}; delete {record_file(run)} to repeat the run."
                     )
             means = statistics.resampled_row_means(items.T, seed=(index,))
-            self._row_means.update({run.key: means[:, column] for column, run in enumerate(runs)})
+            self._row_means.update({_place(run): means[:, column] for column, run in enumerate(runs)})
 
     def _pair(self, first: str, second: str, benchmark: str) -> Pair | Unpaired:
         ours = {run.seed: run for run in self.cells[first, benchmark]}
@@ -213,12 +218,16 @@ class Analysis:
             return Unpaired("scored by different rules")
         if len({run.rows_digest for run in runs}) > 1:
             return Unpaired("scored on different rows")
+        if _trained_on_different_data(runs):
+            return Unpaired("trained on different data")
         gaps = np.asarray([ours[seed].score - theirs[seed].score for seed in seeds])
         entropy = (self.benchmarks.index(benchmark),)
         if all(run.items for run in runs):
-            by_rows = [self._row_means[ours[seed].key] - self._row_means[theirs[seed].key] for seed in seeds]
+            by_rows = [self._row_means[_place(ours[seed])] - self._row_means[_place(theirs[seed])] for seed in seeds]
             draws = statistics.resampled_seed_means(np.stack(by_rows, axis=1), seed=entropy)
-            return _with_interval(gaps, draws, len(seeds), len(runs[0].items))
+            items = np.asarray([ours[seed].items for seed in seeds]) - [theirs[seed].items for seed in seeds]
+            components = statistics.variance_components(items)
+            return _with_interval(gaps, draws, len(seeds), len(runs[0].items), components)
         if len(seeds) == 1:
             return Pair(Difference(float(gaps[0]), None, None, 1, 0), None)
         return _with_interval(gaps, statistics.resampled_seed_means(gaps, seed=entropy), len(seeds), 0)
@@ -237,9 +246,32 @@ class Analysis:
         draws = [pair.draws for pair in pairs if pair.draws is not None]
         if len(draws) < len(pairs):
             return Pair(Difference(mean, None, None, seeds, 0), None)
-        return _with_interval([mean], np.mean(draws, axis=0), seeds, sum(rows) if all(rows) else 0)
+        if not all(rows):
+            return _with_interval([mean], np.mean(draws, axis=0), seeds, 0)
+        parts = [(pair.difference.row_variance, pair.difference.seed_variance) for pair in pairs]
+        of_rows, of_seeds = (sum(part) / len(pairs) ** 2 for part in zip(*parts, strict=True))
+        return _with_interval([mean], np.mean(draws, axis=0), seeds, sum(rows), (of_rows, of_seeds))
 
 
-def _with_interval(gaps: Sequence[float] | Floats, draws: Floats, seeds: int, rows: int) -> Pair:
+def record_file(run: RunRecord) -> str:
+    """Where a comparison keeps the record of a run, seen from its folder."""
+    parts = [run.stage, run.benchmark, run.method]
+    if run.stage == "tune":
+        parts.append(f"lr-{run.learning_rate:g}")
+    return f"records/{'--'.join([*parts, f'seed-{run.seed}'])}.json"
+
+
+def _trained_on_different_data(runs: Sequence[RunRecord]) -> bool:
+    """Whether two runs name different training rows; one without a fingerprint says nothing of them."""
+    return len({found for run in runs if (found := getattr(run, "train_fingerprint", ""))}) > 1
+
+
+def _place(run: RunRecord) -> tuple[str, str, int]:
+    return run.method, run.benchmark, run.seed
+
+
+def _with_interval(
+    gaps: Sequence[float] | Floats, draws: Floats, seeds: int, rows: int, components: tuple[float, float] = (0.0, 0.0)
+) -> Pair:
     low, high = statistics.percentile_interval(draws)
-    return Pair(Difference(float(np.mean(gaps)), low, high, seeds, rows), draws)
+    return Pair(Difference(float(np.mean(gaps)), low, high, seeds, rows, *components), draws)

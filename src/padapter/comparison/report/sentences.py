@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from padapter.comparison.report.analysis import BEST, SAME, UNKNOWN, Analysis
+from padapter.comparison.report.fairness import differing_options, differing_versions
 from padapter.comparison.report.numbers import listed, plural
 from padapter.comparison.report.tables import column_labels
 
@@ -29,6 +30,8 @@ def notices(analysis: Analysis) -> list[str]:
         found.append(f"Unfinished: {len(analysis.runs)} of {plural(analysis.expected, 'run')}. Missing scores are '-'.")
     if len(analysis.results.seeds) == 1:
         found.append("One seed: neither the table nor the intervals know how much a score varies from seed to seed.")
+    if options := differing_options(analysis):
+        found.append(f"Methods differ in: {', '.join(options)}.")
     labels = column_labels(analysis)
     for benchmark in analysis.benchmarks:
         if reason := analysis.mixed(benchmark):
@@ -36,6 +39,10 @@ def notices(analysis: Analysis) -> list[str]:
     machines = {str(sorted(_hardware(run.provenance).items())) for run in analysis.runs}
     if len(machines) > 1:
         found.append(f"Runs on {len(machines)} different machines: times and memory cannot be compared between them.")
+    if versions := differing_versions(analysis):
+        found.append(
+            f"Runs of one benchmark with different versions: {', '.join(versions)}; scores and times may differ."
+        )
     return found
 
 

@@ -24,8 +24,8 @@ class Settings:
 def settings(analysis: Analysis) -> Settings:
     """Sort the options of all runs of the table."""
     runs = analysis.runs
-    flat = {id(run): _flat(run.options) for run in runs}
-    names = sorted({name for options in flat.values() for name in options})
+    told = {id(run): flat(run.options) for run in runs}
+    names = sorted({name for options in told.values() for name in options})
     methods = {entry.name: entry.label for entry in analysis.results.methods}
     benchmarks = {entry.name: entry.label for entry in analysis.results.benchmarks}
     cells = {(m, b): f"{methods[m]}, {benchmarks[b]}" for m in methods for b in benchmarks if analysis.cells[m, b]}
@@ -41,7 +41,7 @@ def settings(analysis: Analysis) -> Settings:
         for name in left:
             found: dict[Any, set[str]] = {}
             for run in runs:
-                found.setdefault(group_of(run), set()).add(flat[id(run)].get(name, MISSING))
+                found.setdefault(group_of(run), set()).add(told[id(run)].get(name, MISSING))
             if any(len(texts) > 1 for texts in found.values()):
                 further.append(name)
                 continue
@@ -56,18 +56,18 @@ def provenances(analysis: Analysis) -> list[tuple[int, list[tuple[str, str]]]]:
     """Versions and hardware: how many runs, and what they had, most frequent first."""
     groups: dict[str, list[dict[str, str]]] = {}
     for run in analysis.runs:
-        flat = _flat(run.provenance)
-        groups.setdefault(json.dumps(flat, sort_keys=True), []).append(flat)
+        told = flat(run.provenance)
+        groups.setdefault(json.dumps(told, sort_keys=True), []).append(told)
     ordered = sorted(groups.values(), key=len, reverse=True)
     return [(len(group), list(group[0].items())) for group in ordered if group[0]]
 
 
-def _flat(options: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+def flat(options: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     """Nested options with dotted names and values as text."""
-    flat: dict[str, str] = {}
+    found: dict[str, str] = {}
     for name, value in options.items():
         if isinstance(value, Mapping):
-            flat.update(_flat(value, f"{prefix}{name}."))
+            found.update(flat(value, f"{prefix}{name}."))
         else:
-            flat[f"{prefix}{name}"] = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return flat
+            found[f"{prefix}{name}"] = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return found

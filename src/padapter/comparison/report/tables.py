@@ -9,11 +9,16 @@ from statistics import fmean, median
 from padapter.comparison.records import MethodEntry, RunRecord
 from padapter.comparison.report import numbers
 from padapter.comparison.report.analysis import BEST, SAME, UNKNOWN, Analysis, Unpaired
-from padapter.comparison.statistics import ENOUGH_SEEDS, Difference
+from padapter.comparison.statistics import ENOUGH_SEEDS, FEWEST_SEEDS, Difference
 
+DIVERGED = "diverged"
 SIGNS = {SAME: "≈", UNKNOWN: "?"}
 AVERAGE_LABEL = "Avg."
 BASE_LABEL = "Base model, not adapted"
+_TOO_FEW = (
+    f"no interval, or one without 0 from too few seeds: fewer than {FEWEST_SEEDS}, or fewer than {ENOUGH_SEEDS} "
+    "where there are no rows or seeds matter more than rows. A single seed with rows is judged by its rows."
+)
 
 
 @dataclass(frozen=True)
@@ -28,7 +33,7 @@ class Cell:
         high: upper end.
         unit: of all of them.
         runs: how many it was computed from.
-        mark: `BEST`, `SAME`, `UNKNOWN` or nothing.
+        mark: `BEST`, `SAME`, `UNKNOWN`, `DIVERGED` or nothing.
         note: a remark in a few words, as "2 of 3 seeds".
     """
 
@@ -136,8 +141,7 @@ def difference_table(analysis: Analysis) -> Table | None:
         f"Score minus that of {baseline.label}, in percentage points, with the 95 % bootstrap interval in brackets; "
         "paired by seed, and by row where a metric is the mean over its rows.",
         "Under each heading: what was resampled. 'Seeds only' says nothing about the choice of rows.",
-        f"≈ the interval includes 0. ? no interval, or one without 0 from fewer than {ENOUGH_SEEDS} seeds alone, which "
-        "proves nothing. The intervals are not corrected for how many there are.",
+        f"≈ the interval includes 0. ? {_TOO_FEW} The intervals are not corrected for how many there are.",
     )
     return Table("differences", f"Differences to {baseline.label}", "Method", tuple(columns), tuple(rows), caption)
 
@@ -184,7 +188,8 @@ def rate_tables(analysis: Analysis) -> list[Table]:
             caption = (
                 "Validation score in per cent for every learning rate that was tried; no test row took part. "
                 "Bold: the rate of the runs in the table of scores.",
-                "'End of the grid': the best rate may lie beyond those that were tried.",
+                "'End of the grid': the best rate may lie beyond those that were tried. "
+                "'Diverged': the training loss was no number, so the rate cannot be the best.",
             )
             columns = tuple(Column(numbers.rate(rate)) for rate in rates)
             tables.append(Table(f"learning rates, {entry.name}", entry.label, "Method", columns, tuple(rows), caption))
@@ -225,7 +230,7 @@ def _score_caption(analysis: Analysis, table: Table) -> tuple[str, ...]:
     if table.has(SAME):
         caption.append("≈ not distinguishable from it: the 95 % interval of the paired difference includes 0.")
     if table.has(UNKNOWN):
-        caption.append(f"? not known: no interval, or one without 0 from fewer than {ENOUGH_SEEDS} seeds alone.")
+        caption.append(f"? not known: {_TOO_FEW}")
     if any(row.apart for row in table.rows):
         caption.append("The rows set apart at the top cannot be best.")
     return tuple(caption)
@@ -302,6 +307,9 @@ def _rate_cells(grid: dict[float, list[RunRecord]], chosen: set[float]) -> tuple
     for rate, runs in grid.items():
         if not runs:
             cells.append(Cell(numbers.MISSING, unit="%"))
+            continue
+        if any(getattr(run, "diverged", False) for run in runs):
+            cells.append(Cell(DIVERGED, unit="%", runs=len(runs), mark=DIVERGED))
             continue
         mean = numbers.per_cent(fmean(run.score for run in runs))
         end = rate in chosen and len(tried) > 1 and rate in (tried[0], tried[-1])
