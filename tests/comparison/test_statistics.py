@@ -254,7 +254,7 @@ def test_how_often_seeds_alone_see_a_difference_where_there_is_none(seeds, least
 def test_how_often_rows_and_a_few_seeds_see_a_difference_where_there_is_none(seeds, of_seeds):
     """Equal methods; seeds move the mean by so much of what the choice of rows does. What docs/comparing.md quotes.
 
-    The interval alone excludes 0 more often, the more seeds matter: up to a quarter for two and a fifth for three.
+    The interval alone excludes 0 more often, the more seeds matter: 42 % for two and 22 % for three.
     """
     generator = np.random.default_rng(8)
     alarms, excluded, rows, trials = 0, 0, 60, 1000
@@ -264,8 +264,8 @@ def test_how_often_rows_and_a_few_seeds_see_a_difference_where_there_is_none(see
         found = difference_by_rows(gaps, np.zeros_like(gaps), seed=(trial,), resamples=200)
         alarms += found.is_noise is False
         excluded += not found.low <= 0 <= found.high
-    assert alarms / trials <= 0.095  # 5 to 8 % at the worst, and three standard deviations of a thousand trials
+    assert alarms / trials <= 0.095  # 7.2 % at the worst, and nearly three standard deviations of a thousand trials
     if of_seeds == 10 and seeds < 5:
-        assert excluded / trials >= 0.13
+        assert excluded / trials >= 0.2
     if seeds == 2:
         assert alarms == 0

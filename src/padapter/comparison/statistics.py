@@ -32,8 +32,9 @@ LEVEL = 0.95
 # From seeds alone, the interval of two equal methods excludes 0 in a quarter of all comparisons with three seeds (all
 # differences of the same sign: 2 / 2^3), in 12 % with six and in 8 % with ten, instead of the 5 % that it says.
 ENOUGH_SEEDS = 10
-# The spread of two numbers is known so badly that rows cannot make up for it: with two seeds that matter, up to a
-# quarter of the intervals of equal methods exclude 0, and the two cannot even tell whether they matter.
+# The spread of two numbers is known so badly that rows cannot make up for it: with two seeds that matter, up to
+# half of the intervals of equal methods exclude 0 (both seeds' differences of the same sign), and the two cannot even
+# tell whether they matter.
 FEWEST_SEEDS = 3
 # Row numbers drawn at a time: 4 Mi of them are 32 MiB.
 DRAWS_AT_ONCE = 2**22
