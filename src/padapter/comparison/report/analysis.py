@@ -257,7 +257,7 @@ def record_file(run: RunRecord) -> str:
     """Where a comparison keeps the record of a run, seen from its folder."""
     parts = [run.stage, run.benchmark, run.method]
     if run.stage == "tune":
-        parts.append(f"lr-{run.learning_rate:g}")
+        parts.append(f"lr-{run.learning_rate!r}")
     return f"records/{'--'.join([*parts, f'seed-{run.seed}'])}.json"
 
 
