@@ -14,6 +14,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parents[1] / "backbones"))
 
 from padapter.comparison import dry_run as module
+from padapter.comparison import measure as measuring
 from padapter.comparison.counting import count, skeletons_of
 from padapter.comparison.dry_run import Cell, blip_base_config, dry_run
 from padapter.comparison.measure import Cost, measure, run_steps
@@ -127,6 +128,34 @@ def test_a_step_is_measured_in_another_process(monkeypatch):
     monkeypatch.setattr(module, "measure", lambda config, method, options: Cost(1.5, 3 << 30))
     report = dry_run([cell()])
     assert "  lora: 1.50 s, peak memory 3.00 GiB" in report.lines()
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="VmHWM is Linux's")
+def test_the_peak_of_a_step_is_not_that_of_the_process_that_asked():
+    ballast = b"\1" * (1 << 30)
+    cost = measure(build_config(), "adapter", {"reduction_factor": 8}, rows=2, tokens=5)
+    assert cost.peak_bytes < len(ballast)
+    assert cost.own_peak
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="VmHWM is Linux's")
+def test_what_was_before_the_reset_is_no_peak():
+    ballast = b"\1" * (1 << 29)
+    before, own = measuring.peak_memory()
+    del ballast
+    measuring.forget_peak()
+    after, _ = measuring.peak_memory()
+    assert own
+    assert before - after > 1 << 28
+
+
+def test_a_peak_that_may_be_another_process_s_is_called_so(monkeypatch, tmp_path):
+    monkeypatch.setattr(measuring, "_PROCESS", tmp_path / "none")
+    measuring.forget_peak()
+    peak, own = measuring.peak_memory()
+    assert (peak > 50e6, own) == (True, False)
+    monkeypatch.setattr(module, "measure", lambda config, method, options: Cost(1.5, 3 << 30, own_peak=False))
+    assert "  lora: 1.50 s, peak memory at most 3.00 GiB (this system may count" in "\n".join(dry_run([cell()]).lines())
 
 
 def test_the_measured_steps_train(monkeypatch):

@@ -202,7 +202,10 @@ def _costs(config: PretrainedConfig, rows: Sequence[budget.Sized]) -> dict[str, 
 def _cost(cost: Cost | str) -> str:
     if isinstance(cost, str):
         return cost
-    return f"{cost.seconds:.2f} s, peak memory {cost.peak_bytes / GIB:.2f} GiB"
+    peak = f"{cost.peak_bytes / GIB:.2f} GiB"
+    if not cost.own_peak:
+        peak = f"at most {peak} (this system may count the process that measured)"
+    return f"{cost.seconds:.2f} s, peak memory {peak}"
 
 
 def _splits(cells: Sequence[Cell]) -> tuple[Split, ...]:
