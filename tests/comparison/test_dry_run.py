@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,12 +14,14 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "backbones"))
 
+from padapter.cli.compare import _cells
 from padapter.comparison import dry_run as module
 from padapter.comparison import measure as measuring
 from padapter.comparison.counting import count, skeletons_of
-from padapter.comparison.dry_run import Cell, blip_base_config, dry_run
+from padapter.comparison.dry_run import Cell, _distinct, dry_run
 from padapter.comparison.measure import Cost, measure, run_steps
-from padapter.comparison.published import PRINTED, denominators
+from padapter.comparison.published import PRINTED, blip_base_config, denominators
+from padapter.comparison.recipe import read_recipe
 from padapter.errors import UserError
 from padapter.methods import get_method
 from padapter.models.shapes_blip import build_config
@@ -32,13 +35,13 @@ def cells_of(path):
     recipe = yaml.safe_load(path.read_text())
     found = []
     for column, benchmark in recipe["benchmarks"].items():
-        for method in recipe["methods"].values():
+        for name, method in recipe["methods"].items():
             merged = {}
             for layer in (recipe["base"], benchmark, method, method.get("benchmarks", {}).get(column, {})):
                 settings = {**merged.get("method_options", {}), **layer.get("method_options", {})}
                 merged = {**merged, **layer, "method_options": settings}
             options = {k: v for k, v in merged.items() if k not in ("label", "apart", "benchmarks", "tune_split")}
-            found.append(Cell(benchmark["label"], method["label"], options))
+            found.append(Cell(benchmark["label"], name, options, label=method["label"]))
     return found
 
 
@@ -54,18 +57,21 @@ def data(tmp_path):
     return str(folder)
 
 
-def cell(method="lora", model="shapes-blip", data="shapes:new-questions:train:8", **options):
-    return Cell("VQA", method, {"task": "vqa", "model": model, "train": data, "method": method, **options})
+def cell(method="lora", model="shapes-blip", data="shapes:new-questions:train:8", *, name="", label="", **options):
+    options = {"task": "vqa", "model": model, "train": data, "method": method, **options}
+    return Cell("VQA", name or method, options, label=label)
+
+
+def sizes_of(report):
+    return [(row.label, row.size, row.count.trainable) for row in _distinct(report.sized).values()]
 
 
 def test_a_comparison_that_can_be_run():
-    report = dry_run([cell("lora"), cell("full"), cell("lora", seed=7)], target_fraction=0.01, measured=False)
+    report = dry_run([cell("lora:r=5"), cell("full"), cell("lora:r=5", seed=7)], measured=False)
     assert report.ready
-    assert [(row.label, row.size, row.count.trainable) for row in report.sized] == [
-        ("lora", 5, 25_600),
-        ("full", None, 2_658_659),
-    ]
+    assert sizes_of(report) == [("lora:r=5", 5, 25_600), ("full", None, 2_658_659)]
     assert [(item.name, item.rows) for item in report.splits] == [("train", 8)]
+    assert "r=5" in report.lines()[4]
     text = "\n".join(report.lines())
     assert "3 cells" in text
     assert "nothing is missing" in text
@@ -91,25 +97,26 @@ def test_data_that_are_incomplete(data):
 
 def test_models_that_are_missing_or_unknown(tmp_path):
     models = {
-        "./models/blip-large-thing": True,
+        "./models/blip-base-capfilt-l": True,
+        "./models/blip-large-thing": False,
+        "./models/instructblip": False,
         "./models/mplug-base": False,
-        "OWNER/NAME": False,
+        "./models/mplug-owl": False,
         str(tmp_path): False,
     }
     (tmp_path / "config.json").write_text("{")
     report = dry_run([cell(model=name) for name in models], measured=False)
-    assert {name: any(row for row in report.sized) for name in models} == dict.fromkeys(models, True)
-    assert len(report.sized) == 1
-    assert len(report.missing) == 4
-    assert report.models["./models/blip-large-thing"].startswith("not here; counted with the published sizes")
-    assert any("mPLUG: its class is not in transformers" in sentence for sentence in report.missing)
+    assert {name: any(key.model == name for key in report.sized) for name in models} == models
+    assert len(report.missing) == 6
+    assert report.models["./models/blip-base-capfilt-l"].startswith("not here; counted with the published sizes")
+    assert sum("mPLUG: its class is not in transformers" in sentence for sentence in report.missing) == 1
     build_config().save_pretrained(tmp_path)
     report = dry_run([cell(model=str(tmp_path))], measured=False)
     assert report.missing == (f"model {tmp_path}: the folder holds no weights (*.safetensors)",)
-    assert report.sized[0].count.trainable == 40_960
+    assert sizes_of(report)[0][2] == 40_960
     given = dry_run([cell(model="./x")], configs={"./x": build_config()}, measured=False)
     assert given.ready
-    assert given.sized[0].count.trainable == 40_960
+    assert sizes_of(given)[0][2] == 40_960
 
 
 def test_mistakes_of_the_recipe_are_errors():
@@ -127,7 +134,7 @@ def test_a_step_is_measured_in_another_process(monkeypatch):
         measure(build_config(), "lora", {"target_modules": "nothing_like_this"})
     monkeypatch.setattr(module, "measure", lambda config, method, options: Cost(1.5, 3 << 30))
     report = dry_run([cell()])
-    assert "  lora: 1.50 s, peak memory 3.00 GiB" in report.lines()
+    assert "    lora: 1.50 s, peak memory 3.00 GiB" in report.lines()
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="VmHWM is Linux's")
@@ -202,7 +209,7 @@ def test_the_papers_recipes_are_two_by_six_by_five(name):
     cells = cells_of(PAPER / f"{name}.yaml")
     assert len(cells) == 30
     assert len({(item.benchmark, item.method) for item in cells}) == 30
-    by_place = {(item.benchmark, item.method): TrainOptions(**item.options, output="x") for item in cells}
+    by_place = {(item.benchmark, item.label): TrainOptions(**item.options, output="x") for item in cells}
     for options in by_place.values():
         get_method(options.method).parse(options.method_options)
     published = {
@@ -228,12 +235,94 @@ def test_the_papers_recipes_are_two_by_six_by_five(name):
 
 def test_a_dry_run_of_the_papers_recipe_says_what_is_missing():
     report = dry_run(cells_of(PAPER / "blip.yaml"), measured=False)
-    assert report.cells == 30
+    assert len(report.cells) == 30
     assert len(report.missing) == 1 + 6 * 2
-    assert [row.count.trainable for row in report.sized] == [223_679_804, 294_912, 589_824, 5_339_520, 7_111_344]
+    assert [size for _, _, size in sizes_of(report)] == [223_679_804, 294_912, 589_824, 5_339_520, 7_111_344]
     text = "\n".join(report.lines())
     assert "./data/snli-ve [test]: there is no such file or folder here" in text
     assert "The slides print 0.71 % and 6.39 %; none of 6 readings gives both at these sizes." in text
     mplug = dry_run(cells_of(PAPER / "mplug.yaml"), measured=False)
-    assert mplug.sized == ()
+    assert mplug.sized == {}
     assert any("padapter cannot read mPLUG" in sentence for sentence in mplug.missing)
+
+
+def test_methods_are_told_apart_by_model_and_name(tmp_path, monkeypatch):
+    """Equal labels, and one method on two models, keep their own sizes and costs."""
+    config = build_config()
+    config.text_config.num_hidden_layers = 1
+    monkeypatch.setattr(
+        module, "measure", lambda config, *_: Cost(float(config.text_config.num_hidden_layers), 1 << 30)
+    )
+    cells = [cell("lora:r=2", name="a", label="L"), cell("lora:r=4", name="b", label="L")]
+    report = dry_run([*cells, cell("lora:r=2", "./x", name="a", label="L")], configs={"./x": config})
+    small, large, other = sizes_of(report)
+    assert (small[:2], large[:2], other[:2]) == (("L", 2), ("L (b)", 4), ("L", 2))
+    assert 2 * small[2] == large[2]
+    assert other[2] < small[2]
+    layers = build_config().text_config.num_hidden_layers
+    assert [cost.seconds for cost in report.costs.values()] == [layers, layers, 1.0]
+
+
+def test_options_of_one_benchmark_make_a_row_only_if_they_change_the_size():
+    cells = [cell("p-adapter", method_options=values) for values in ({"p": 1.2}, {"p": 1.5}, {"p": 1.5, "r": 3})]
+    assert len(sizes_of(dry_run(cells, measured=False))) == 2
+
+
+def recipe_file(tmp_path, body):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(
+        "base: {model: shapes-blip, max_steps: 2}\nseeds: [0, 1]\nbenchmarks:\n"
+        '  vqa: {task: vqa, train: "shapes:new-questions:train:8", eval: DATA}\n'.replace(
+            "DATA", str(tmp_path / "pets")
+        )
+        + body
+    )
+    return path
+
+
+def test_the_command_shows_the_sizes_of_the_budget_and_no_other(tmp_path, data):
+    body = "budget: 0.01\nmethods:\n  small: {label: Small, method: 'lora:r=2', size: false}\n  lora: {label: L}\n"
+    cells, notes = _cells(read_recipe(recipe_file(tmp_path, body)))
+    assert notes == []
+    assert [(item.method, item.runs) for item in cells] == [("small", 2), ("lora", 2)]
+    assert [row[:2] for row in sizes_of(dry_run(cells, measured=False))] == [("Small", 2), ("L", 5)]
+    missing = recipe_file(tmp_path, body)
+    missing.write_text(missing.read_text().replace("shapes-blip", "./nowhere"))
+    assert "need the models" in _cells(read_recipe(missing))[1][0]
+
+
+def test_the_command_looks_at_the_splits_for_tuning(tmp_path, data):
+    cells, _ = _cells(read_recipe(recipe_file(tmp_path, "methods: {lora: }\ntune: {learning_rate: [0.1, 0.2, 0.3]}\n")))
+    assert [(item.tuning, item.runs) for item in cells] == [(False, 2), (True, 3)]
+    report = dry_run(cells, measured=False)
+    assert report.lines()[0] == "1 cells, 2 runs; 3 runs to choose learning rates"
+    assert any("pets [validation]:" in sentence for sentence in report.missing)
+
+
+def test_hub_ids_are_not_missing():
+    report = dry_run([cell(model="OWNER/NAME", data="OWNER/DATA")], measured=False)
+    assert report.ready
+    assert report.models == {"OWNER/NAME": "a hub id; not in the local cache, so nothing is counted"}
+    assert "  OWNER/DATA [train]: a hub id; nothing is fetched here, so nothing is counted" in report.lines()
+    assert not dry_run([cell(data="data/train.jsonl")], measured=False).ready
+
+
+def test_time_is_extrapolated_from_rows_and_texts(data, monkeypatch):
+    """By hand: 4 rows, 2 epochs, steps of 2 rows, 1.5 answers per row, 8 s per 8 rows: 4 steps x 3 s."""
+    row = {"image": "a.png", "question": "what?"}
+    rows = [{**row, "answers": ["cat", "cat", "dog"]}, {**row, "answers": ["cat"]}] * 2
+    (Path(data) / "train.jsonl").write_text("\n".join(json.dumps(item) for item in rows))
+    monkeypatch.setattr(module, "measure", lambda *_: Cost(8.0, 1 << 30))
+    options = {"batch_size": 1, "gradient_accumulation": 2}
+    known = replace(cell(data=data, epochs=2, **options), runs=3)
+    cells = [known, cell(data="./no", epochs=2), cell(data="./no", max_steps=5, **options)]
+    report = dry_run(cells)
+    assert [item.seconds for item in report.durations] == [3 * 4 * 3.0, None, 5 * 2.0]
+    assert report.durations[0].found == "3 runs of 4 steps, 1.50 texts per row"
+    assert report.durations[1].found == "the rows of ./no [train] are not known"
+    assert "1 text per row assumed" in report.durations[2].found
+    text = "\n".join(report.lines())
+    assert "in all: 0.013 h for all that are known; 1 of 3 are not known" in text
+    assert "extrapolated" in text
+    few = dry_run([cell(data=data, epochs=2, batch_size=64), cell(data=data, epochs=2, batch_size=1, limit_train=2)])
+    assert [item.seconds for item in few.durations] == [2 * 4 * 1.5, 4 * 1.5]

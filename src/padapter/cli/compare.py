@@ -11,6 +11,8 @@ from padapter.options import CompareOptions
 
 if TYPE_CHECKING:
     from padapter.comparison import Comparison
+    from padapter.comparison.dry_run import Cell
+    from padapter.comparison.recipe import Recipe
 
 FAILED = 1
 
@@ -38,18 +40,54 @@ def _print_plan(options: CompareOptions) -> None:
 
         print("\n".join(match_sizes(recipe).table))
         return
-    from padapter.comparison.dry_run import Cell, dry_run
-    from padapter.comparison.recipe import cell_options
+    from padapter.comparison.dry_run import dry_run
 
-    cells = [
-        Cell(benchmark.label, method.label, cell_options(recipe, benchmark, method))
-        for benchmark in recipe.benchmarks
-        for method in recipe.methods
-    ]
-    found = dry_run(cells, target_fraction=recipe.budget)
+    cells, notes = _cells(recipe)
+    found = dry_run(cells, notes=notes)
     print("\n".join(found.lines()))
     if not found.ready:
         raise typer.Exit(FAILED)
+
+
+def _cells(recipe: Recipe) -> tuple[list[Cell], list[str]]:
+    """What the comparison would train, at the sizes it would use, and what is to be said of these sizes.
+
+    A recipe with a grid of learning rates is looked at with its tuning runs, which read splits of their own.
+    """
+    from padapter.comparison.dry_run import Cell, is_here
+    from padapter.comparison.plan import Job, test_jobs, tuning_jobs
+    from padapter.comparison.sizes import ModelSizes, match_sizes
+
+    sizes: ModelSizes = {}
+    notes = []
+    if recipe.budget is not None:
+        models = [str(job.options["model"]) for job in test_jobs(recipe, {}, {})]
+        absent = [name for name in dict.fromkeys(models) if not is_here(name)]
+        if absent:
+            notes.append(
+                f"the sizes for the budget of {100 * recipe.budget:g} % need the models and are not shown, everything "
+                f"is counted as the recipe has it: no weights in {', '.join(absent)}"
+            )
+        else:
+            sizes = match_sizes(recipe).options
+    jobs = test_jobs(recipe, sizes, {})
+    if recipe.tuning is not None:
+        jobs += tuning_jobs(recipe, sizes)
+    alike: dict[tuple[str, str, str], list[Job]] = {}
+    for job in jobs:
+        alike.setdefault((job.stage, job.benchmark, job.method), []).append(job)
+    cells = [
+        Cell(
+            benchmark=recipe.benchmark(benchmark).label,
+            method=method,
+            options=group[0].options,
+            label=recipe.method(method).label,
+            runs=len(group),
+            tuning=stage == "tune",
+        )
+        for (stage, benchmark, method), group in alike.items()
+    ]
+    return cells, notes
 
 
 def _print(done: Comparison) -> None:

@@ -20,6 +20,8 @@ from transformers import BlipConfig, PretrainedConfig
 from padapter.comparison.counting import skeletons_of
 from padapter.errors import UserError
 from padapter.methods import get_method
+from padapter.options import TrainOptions
+from padapter.training.defaults import total_steps
 
 ROWS, TOKENS, STEPS = 8, 20, 3
 _KILO = 1 if sys.platform == "darwin" else 1024
@@ -40,6 +42,30 @@ class Cost:
     seconds: float
     peak_bytes: int
     own_peak: bool = True
+
+
+def extrapolate(cost: Cost, options: TrainOptions, rows: int | None, sequences: float) -> tuple[int, float] | None:
+    """Optimizer steps of a training and their seconds, in proportion to rows and to sequences.
+
+    A measured step has `ROWS` rows of one sequence each. Loading data, scoring and checkpoints are left out.
+
+    Args:
+        cost: of a measured step.
+        options: of the training.
+        rows: of its data, before ``limit_train``; ``None`` if unknown.
+        sequences: mean number of training sequences of a row.
+
+    Returns:
+        Steps and seconds; ``None`` where the number of steps follows from rows that are unknown.
+    """
+    in_step = options.batch_size * options.gradient_accumulation
+    if rows is not None:
+        rows = min(rows, options.limit_train or rows)
+        in_step = min(in_step, rows)
+    elif options.max_steps is None:
+        return None
+    steps = total_steps(rows or 0, options)
+    return steps, steps * in_step * sequences * cost.seconds / ROWS
 
 
 def measure(

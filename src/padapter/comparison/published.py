@@ -1,17 +1,38 @@
-"""The shares of trainable parameters that the slides print, and what they may be shares of."""
+"""What is published of the slides' models: their sizes, and the printed shares of trainable parameters."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from transformers import BlipConfig, PretrainedConfig
 
 from padapter.comparison.counting import SkeletonFactory
 from padapter.methods import trainable_parameters
 
 PRINTED = (0.71, 6.39)
 """Per cent, as printed beside the small and the large methods of the slides' table."""
+
+
+def blip_base_config() -> BlipConfig:
+    """BLIP base as published, at 224 px: ViT-B/16 and a BERT-base decoder of 30,524 words."""
+    config = BlipConfig()
+    config.vision_config.image_size = 224
+    config.text_config.num_attention_heads = 12  # transformers' default of 8 is none of the published models'
+    return config
+
+
+CONFIGS: Mapping[str, tuple[str, Callable[[], PretrainedConfig]]] = {
+    "./models/blip-base-capfilt-l": ("BLIP base at 224 px", blip_base_config),
+}
+"""Model, spelled exactly as in ``recipes/paper`` -> what it is, and its configuration. No other name is guessed at."""
+
+UNREADABLE: Mapping[str, str] = {
+    "./models/mplug-base": "padapter cannot read mPLUG: its class is not in transformers",
+}
+"""Model, spelled exactly as in ``recipes/paper`` -> why it could not be used even if it were there."""
 
 
 @dataclass(frozen=True)
