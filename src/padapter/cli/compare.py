@@ -56,9 +56,9 @@ def _cells(recipe: Recipe) -> tuple[list[Cell], list[str]]:
     """
     from padapter.comparison.dry_run import Cell, is_here
     from padapter.comparison.plan import Job, test_jobs, tuning_jobs
-    from padapter.comparison.sizes import ModelSizes, match_sizes
+    from padapter.comparison.sizes import CellSizes, match_sizes
 
-    sizes: ModelSizes = {}
+    sizes: CellSizes = {}
     notes = []
     if recipe.budget is not None:
         models = [str(job.options["model"]) for job in test_jobs(recipe, {}, {})]
