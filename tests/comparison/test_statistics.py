@@ -7,6 +7,7 @@ import statistics as plain
 
 import numpy as np
 import pytest
+from benchmarks import false_alarms
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -241,15 +242,10 @@ def test_a_shift_that_all_seeds_share_is_no_variance():
 @pytest.mark.parametrize(("seeds", "least", "most"), [(3, 0.19, 0.31), (10, 0.03, 0.12)])
 def test_how_often_seeds_alone_see_a_difference_where_there_is_none(seeds, least, most):
     """What ENOUGH_SEEDS rests on."""
-    generator = np.random.default_rng(7)
-    wrong = 0
-    for _ in range(500):
-        found = difference_by_seeds(generator.normal(size=seeds), generator.normal(size=seeds), resamples=400)
-        wrong += not found.low <= 0 <= found.high
-    assert least <= wrong / 500 <= most
+    assert least <= false_alarms.seeds_alone(seeds) <= most
 
 
-FULL_TABLE = [(seeds, of_seeds) for seeds in (2, 3, 5) for of_seeds in (0.0, 1.0, 2.0, 4.0, 10.0)]
+FULL_TABLE = [(seeds, of_seeds) for seeds in false_alarms.SEEDS for of_seeds in false_alarms.OF_SEEDS]
 QUICK = ((3, 0.0), (3, 4.0))  # in every run; the rest of the table by `make test-slow`
 
 
@@ -258,20 +254,11 @@ QUICK = ((3, 0.0), (3, 4.0))  # in every run; the rest of the table by `make tes
     [pytest.param(*case, marks=() if case in QUICK else pytest.mark.slow) for case in FULL_TABLE],
 )
 def test_how_often_rows_and_a_few_seeds_see_a_difference_where_there_is_none(seeds, of_seeds):
-    """Equal methods; seeds move the mean by so much of what the choice of rows does. What docs/comparing.md quotes.
-
-    The interval alone excludes 0 more often, the more seeds matter: 42 % for two and 22 % for three.
-    """
-    generator = np.random.default_rng(8)
-    alarms, excluded, rows, trials = 0, 0, 60, 1000
-    for trial in range(trials):
-        gaps = generator.normal(size=rows) + generator.normal(0, of_seeds * (seeds / rows) ** 0.5, (seeds, 1))
-        gaps += generator.normal(0, 0.3, (seeds, rows))
-        found = difference_by_rows(gaps, np.zeros_like(gaps), seed=(trial,), resamples=200)
-        alarms += found.is_noise is False
-        excluded += not found.low <= 0 <= found.high
-    assert alarms / trials <= 0.095  # 7.2 % at the worst, and nearly three standard deviations of a thousand trials
+    """Equal methods; the interval alone excludes 0 more often, the more seeds matter."""
+    found = false_alarms.with_rows(seeds, of_seeds)
+    # 7.2 % at the worst, and nearly three standard deviations of a thousand trials
+    assert found["called_larger_than_noise"] <= 0.095
     if of_seeds == 10 and seeds < 5:
-        assert excluded / trials >= 0.2
+        assert found["excluded"] >= 0.2
     if seeds == 2:
-        assert alarms == 0
+        assert found["called_larger_than_noise"] == 0
