@@ -254,6 +254,9 @@ class CompareOptions:
     recipe: str = option(metavar="RECIPE", positional=True, help="YAML file: methods, benchmarks, seeds; see docs.")
     output: str | None = option(None, metavar="DIR", help="Folder of the comparison; the same one again continues it.")
     jobs: int | None = option(None, help="Runs at a time. (default: one per GPU, or one)")
+    only: str | None = option(
+        None, metavar="NAMES", in_yaml=False, help="Only run these benchmarks and methods (commas between them)."
+    )
     tune: bool = option(False, in_yaml=False, help="First choose learning rates on validation rows, by the grid.")
     match: bool = option(False, in_yaml=False, help="Only print the sizes that the recipe's budget leads to.")
     dry_run: bool = option(False, in_yaml=False, help="Only print what would be run, and check models and data.")

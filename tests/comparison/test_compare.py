@@ -72,6 +72,20 @@ def test_only_the_report_is_written_on_demand(recipe, tmp_path, fake):
     assert not (tmp_path / "out" / "runs").exists()
 
 
+def test_a_part_of_a_comparison_can_be_run_alone(recipe, tmp_path, fake):
+    done = compare(options(recipe, tmp_path, tune=True, only="lora"))
+    assert {(run.stage, run.method) for run in done.results.records} == {("tune", "lora"), ("test", "lora")}
+    assert len(done.results.records) == 2 + 2
+    rest = compare(options(recipe, tmp_path, tune=True, only="vqa, full,p-adapter"))
+    assert len(rest.results.records) == 9
+    assert compare(options(recipe, tmp_path, tune=True)).results == rest.results
+
+
+def test_a_part_that_there_is_not_is_refused(recipe, tmp_path, fake):
+    with pytest.raises(UserError, match=r"--only: 'vgg' is neither .*benchmarks: vqa; methods: full, lora, p-adapter"):
+        compare(options(recipe, tmp_path, only="lora,vgg"))
+
+
 def test_a_tuned_folder_stays_tuned(recipe, tmp_path, fake):
     first = compare(options(recipe, tmp_path, tune=True))
     assert compare(options(recipe, tmp_path)).results == first.results

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -72,6 +72,7 @@ class _Comparison:
         environment = {CACHE: os.environ.get(CACHE) or str((folder / "cache").absolute())}
         jobs = options.jobs or max(gpus, 1)
         self.runner = Runner(folder, jobs=jobs, gpus=gpus, overwrite=options.overwrite, environment=environment)
+        self.chosen = selection(self.recipe, options.only)
         self.failed: dict[str, str] = {}
 
     def go(self) -> Comparison:
@@ -82,7 +83,7 @@ class _Comparison:
         check_methods([*tuning, *test_jobs(self.recipe, sizes, {})])
         try:
             tuned = self._execute(tuning, "choosing learning rates")
-            missing = [job.name for job in tuning if job.name not in tuned]
+            missing = [job.name for job in tuning if job.name not in tuned and self.chosen(job)]
             if missing and not self.options.report_only:
                 raise UserError(
                     f"--tune: {len(missing)} of {len(tuning)} runs did not finish ({_failures(self.failed)}); "
@@ -106,6 +107,7 @@ class _Comparison:
     def _command(self) -> str:
         words = ["padapter", "compare", self.options.recipe, "--output", str(self.folder)]
         words += ["--tune"] if self.options.tune else []
+        words += ["--only", self.options.only] if self.options.only else []
         words += ["--jobs", str(self.options.jobs)] if self.options.jobs else []
         words += ["--device", self.options.device] if self.options.device != "auto" else []
         return shlex.join(words)
@@ -129,6 +131,7 @@ class _Comparison:
         done = self.runner.finished(jobs)
         if self.options.report_only:
             return done
+        jobs = [job for job in jobs if job.name in done or self.chosen(job)]
         steps = {job.name: job.plain()["max_steps"] or 0 for job in jobs}
         runs = self.folder / "runs"
         with watching(title, len(jobs), len(done), runs, lambda name: steps[name], self.options.quiet) as watch:
@@ -155,6 +158,27 @@ def results_of(recipe: Recipe, records: list[RunRecord]) -> Results:
         records=tuple(records),
         base_scores={run.benchmark: run.base_score for run in records if run.base_score is not None},
     )
+
+
+def selection(recipe: Recipe, only: str | None) -> Callable[[Job], bool]:
+    """Which runs ``--only`` leaves: those of the benchmarks it names (or of all), by the methods it names (or by all).
+
+    Args:
+        recipe: what there is to name.
+        only: names with commas between them; ``None`` leaves everything.
+
+    Raises:
+        UserError: for a name that is neither a benchmark nor a method.
+    """
+    names = {name.strip() for name in (only or "").split(",")} - {""}
+    benchmarks = [item.name for item in recipe.benchmarks]
+    methods = [item.name for item in recipe.methods]
+    unknown = sorted(names - {*benchmarks, *methods})
+    if unknown:
+        known = f"benchmarks: {', '.join(benchmarks)}; methods: {', '.join(methods)}"
+        raise UserError(f"--only: {unknown[0]!r} is neither a benchmark nor a method of {recipe.path} ({known})")
+    columns, rows = names & {*benchmarks} or {*benchmarks}, names & {*methods} or {*methods}
+    return lambda job: job.benchmark in columns and job.method in rows
 
 
 def count_gpus(device: str) -> int:
