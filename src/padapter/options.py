@@ -60,6 +60,9 @@ class InferenceOptions:
         metavar="fp32|bf16|fp16",
         help="Number format of the forward and backward pass.",
     )
+    cache_features: bool = option(
+        False, help="Keep the output of a frozen image encoder on disk (half precision) and compute it only once."
+    )
     device: str = option("auto", choices=DEVICES, metavar="auto|cpu|cuda", help="Where to compute.")
     quiet: bool = option(False, help="No progress bars; only the result.")
 

@@ -6,7 +6,7 @@ from padapter.worlds.shapes import kept, rows
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    monkeypatch.setenv(kept.FOLDER, str(tmp_path / "cache"))
+    monkeypatch.setenv(kept.VARIABLE, str(tmp_path / "cache"))
     return tmp_path / "cache"
 
 
@@ -16,7 +16,7 @@ def test_a_drawn_split_is_kept_and_the_same(folder, monkeypatch):
     again = load_world("source", "vqa", "test", 5)
     assert again.features == first.features
     assert again.to_list() == first.to_list()
-    monkeypatch.delenv(kept.FOLDER)
+    monkeypatch.delenv(kept.VARIABLE)
     monkeypatch.undo()
     assert load_world("source", "vqa", "test", 5).to_list() == first.to_list()
 
@@ -47,7 +47,7 @@ def test_two_that_draw_at_once_leave_one(folder, monkeypatch):
 
 
 def test_without_the_variable_nothing_is_written(tmp_path, monkeypatch):
-    monkeypatch.delenv(kept.FOLDER, raising=False)
+    monkeypatch.delenv(kept.VARIABLE, raising=False)
     monkeypatch.chdir(tmp_path)
     load_world("source", "vqa", "test", 2)
     assert not list(tmp_path.iterdir())

@@ -13,6 +13,10 @@ import torch
 from PIL import Image
 from torch import nn
 
+from padapter.backbones.features import FeatureCache
+from padapter.data import ImageSource, Picture, open_image
+from padapter.errors import UserError
+
 LossReduction = Literal["sequence", "token"]
 Part = Literal["text", "image"]
 
@@ -22,12 +26,12 @@ class TrainingExample:
     """One image, one prompt, and the texts that may follow it.
 
     Attributes:
-        image: RGB image.
+        image: what :meth:`Backbone.picture` made of it; an RGB image will do.
         prompt: Text that is given; it carries no loss.
         targets: (text, weight) pairs; each becomes one training sequence. Weights are positive.
     """
 
-    image: Image.Image
+    image: Image.Image | Picture
     prompt: str
     targets: tuple[tuple[str, float], ...]
 
@@ -41,6 +45,7 @@ class Backbone(ABC):
         name: The model id or folder the user gave; adapters record it as their base model.
         max_length: Longest text sequence in tokens: start token, prompt, target, end token.
         cut_prompts: How many prompts lost their left end so far because they exceeded ``max_length``.
+        features: What keeps the image encoder's output, see :meth:`cache_features`.
         cut_targets: How many targets lost their right end so far; such a sequence carries no end token.
     """
 
@@ -54,8 +59,35 @@ class Backbone(ABC):
         self.processor = processor
         self.name = name
         self.max_length = max_length
+        self.features: FeatureCache | None = None
         self.cut_prompts = 0
         self.cut_targets = 0
+
+    def picture(self, source: ImageSource) -> Image.Image | Picture:
+        """A row's picture in the form in which this backbone takes pictures with the least work.
+
+        Args:
+            source: as for :func:`padapter.data.open_image`.
+
+        Raises:
+            ImageError: for a picture that cannot be used.
+        """
+        return open_image(source)
+
+    def cache_features(self, folder: Path, *, precision: str, training: bool) -> None:
+        """Keep the image encoder's output on disk from now on, and read it from there.
+
+        Call it when the model is adapted and on its device; what follows must not change the encoder.
+
+        Args:
+            folder: of the cache.
+            precision: that the encoder runs in.
+            training: whether parameters that ask for gradients will be trained.
+
+        Raises:
+            UserError: if models of this family cannot, or the encoder is trained or has adapters.
+        """
+        raise UserError(f"--cache-features: not for models like {self.name!r} yet; leave the option out")
 
     @classmethod
     @abstractmethod
@@ -82,8 +114,9 @@ class Backbone(ABC):
             examples: The examples; at least one.
 
         Returns:
-            pixel_values (I, 3, h, w); image_index (S,), the image each sequence belongs to; input_ids (S, L),
-            right padded; attention_mask (S, L); labels (S, L), -100 on prompt and padding; weights (S,).
+            What stands for the I images, pixel_values (I, 3, h, w) unless features are cached; image_index (S,), the
+            image each sequence belongs to; input_ids (S, L), right padded; attention_mask (S, L); labels (S, L), -100
+            on prompt and padding; weights (S,).
 
         Raises:
             ValueError: If an example has no target, an empty target or a weight that is not positive.
@@ -104,7 +137,7 @@ class Backbone(ABC):
     @abstractmethod
     def generate(
         self,
-        images: Sequence[Image.Image],
+        images: Sequence[Image.Image | Picture],
         prompts: Sequence[str],
         *,
         num_beams: int = 1,
@@ -132,7 +165,7 @@ class Backbone(ABC):
     @abstractmethod
     def rank(
         self,
-        images: Sequence[Image.Image],
+        images: Sequence[Image.Image | Picture],
         prompts: Sequence[str],
         candidates: Sequence[str],
         *,

@@ -19,9 +19,11 @@ from transformers import AutoTokenizer, BlipForConditionalGeneration, BlipProces
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
 from padapter.backbones.base import Backbone, LossReduction, Part, TrainingExample, evaluating, unwrapped
+from padapter.backbones.features import FeatureCache
 from padapter.backbones.losses import next_token_loss
 from padapter.backbones.ranking import CHUNK, candidate_tensors, continuation_log_probs, first_choices
 from padapter.backbones.sequences import TokenSequence, join, keep_right, pad_left, training_tensors
+from padapter.data import ImageSource, Picture, opened
 from padapter.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -31,7 +33,7 @@ class BlipTrainingModule(nn.Module):
     """Batch of :meth:`BlipBackbone.collate` -> loss and logits.
 
     Args:
-        model: BLIP, or a PEFT wrapper around it.
+        backbone: of BLIP.
         reduction: See :func:`padapter.backbones.losses.next_token_loss`.
     """
 
@@ -39,35 +41,35 @@ class BlipTrainingModule(nn.Module):
     # accumulation steps itself.
     accepts_loss_kwargs = False
 
-    def __init__(self, model: nn.Module, reduction: LossReduction) -> None:
+    def __init__(self, backbone: BlipBackbone, reduction: LossReduction) -> None:
         super().__init__()
-        self.model = model
+        self.model = backbone.model
+        self.states = backbone.states
         self.reduction: LossReduction = reduction
 
     def forward(
         self,
-        pixel_values: torch.Tensor,
         image_index: torch.Tensor,
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor,
         labels: torch.Tensor,
         weights: torch.Tensor,
-        **_: Any,
+        **images: torch.Tensor,
     ) -> dict[str, torch.Tensor]:
         """Return ``{"loss": (), "logits": (S, L, V)}``; shapes of the inputs as in :meth:`Backbone.collate`."""
         blip = unwrapped(self.model)
-        states = encode_images(blip, pixel_values)[image_index]  # (S, N, d)
+        states = self.states(images)  # (I, N, d)
         logits = blip.text_decoder(
             input_ids=input_ids,
             attention_mask=attention_mask,
-            encoder_hidden_states=states,
+            encoder_hidden_states=states[image_index],  # (S, N, d)
             use_cache=False,
         ).logits
         loss = next_token_loss(
             logits,
             labels,
             weights,
-            num_images=pixel_values.shape[0],
+            num_images=states.shape[0],
             reduction=self.reduction,
             label_smoothing=blip.text_decoder.label_smoothing,
         )
@@ -138,7 +140,7 @@ class BlipBackbone(Backbone):
                 owners.append(index)
                 weights.append(weight)
         return {
-            "pixel_values": self._pixels([example.image for example in examples]),
+            **self._images([example.image for example in examples]),
             "image_index": torch.tensor(owners, dtype=torch.long),
             **training_tensors(sequences, self.pad_id),
             "weights": torch.tensor(weights, dtype=torch.float32),
@@ -152,11 +154,11 @@ class BlipBackbone(Backbone):
         """
         if loss_reduction not in ("sequence", "token"):
             raise ValueError(f"loss_reduction must be 'sequence' or 'token', not {loss_reduction!r}.")
-        return BlipTrainingModule(self.model, loss_reduction)
+        return BlipTrainingModule(self, loss_reduction)
 
     def generate(
         self,
-        images: Sequence[Image.Image],
+        images: Sequence[Image.Image | Picture],
         prompts: Sequence[str],
         *,
         num_beams: int = 1,
@@ -194,7 +196,7 @@ class BlipBackbone(Backbone):
 
     def rank(
         self,
-        images: Sequence[Image.Image],
+        images: Sequence[Image.Image | Picture],
         prompts: Sequence[str],
         candidates: Sequence[str],
         *,
@@ -277,15 +279,48 @@ class BlipBackbone(Backbone):
         ids, mask = pad_left(rows, self.pad_id)
         return ids.to(self.device), mask.to(self.device)
 
-    def _pixels(self, images: Sequence[Image.Image]) -> torch.Tensor:
-        return self.processor.image_processor(list(images), return_tensors="pt")["pixel_values"]
+    def _pixels(self, images: Sequence[Image.Image | Picture]) -> torch.Tensor:
+        return self.processor.image_processor([opened(image) for image in images], return_tensors="pt")["pixel_values"]
 
-    def _image_states(self, images: Sequence[Image.Image]) -> torch.Tensor:
+    def picture(self, source: ImageSource) -> Image.Image | Picture:
+        """See :meth:`Backbone.picture`."""
+        return super().picture(source) if self.features is None else Picture(source)
+
+    def cache_features(self, folder: Path, *, precision: str, training: bool) -> None:
+        """See :meth:`Backbone.cache_features`."""
+        blip = self.base_model
+        self.features = FeatureCache(
+            folder,
+            blip.vision_model,
+            lambda pixels: encode_images(blip, pixels),
+            self._pixels,
+            identity={"preprocessing": self.processor.image_processor.to_dict(), "precision": precision},
+            dtype=blip.dtype,
+            training=training,
+        )
+
+    def _images(self, images: Sequence[Image.Image | Picture]) -> dict[str, torch.Tensor]:
+        """What :meth:`states` makes image states of."""
+        if self.features is None:
+            return {"pixel_values": self._pixels(images)}
+        return self.features.batch([image if isinstance(image, Picture) else Picture(image) for image in images])
+
+    def states(self, images: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """States (I, N, d) of the images of a batch.
+
+        Args:
+            images: the entries of :meth:`collate` that stand for the images.
+        """
+        if self.features is None:
+            return encode_images(self.base_model, images["pixel_values"])
+        return self.features.states(images)
+
+    def _image_states(self, images: Sequence[Image.Image | Picture]) -> torch.Tensor:
         """(B, N, d) states of the images; an object that appears several times is encoded once."""
         unique = {id(image): image for image in images}
         place = {key: index for index, key in enumerate(unique)}
-        states = encode_images(self.base_model, self._pixels(list(unique.values())).to(self.device))
-        return states[torch.tensor([place[id(image)] for image in images], device=states.device)]
+        batch = {name: value.to(self.device) for name, value in self._images(list(unique.values())).items()}
+        return self.states(batch)[torch.tensor([place[id(image)] for image in images], device=self.device)]
 
 
 def encode_images(blip: Any, pixel_values: torch.Tensor) -> torch.Tensor:
@@ -303,7 +338,7 @@ def encode_images(blip: Any, pixel_values: torch.Tensor) -> torch.Tensor:
         return blip.vision_model(pixel_values=pixel_values).last_hidden_state
 
 
-def _paired(images: Sequence[Image.Image], prompts: Sequence[str]) -> bool:
+def _paired(images: Sequence[Image.Image | Picture], prompts: Sequence[str]) -> bool:
     """Refuse lists of different length; return whether there is anything to do."""
     if len(images) != len(prompts):
         raise ValueError(f"{len(images)} images but {len(prompts)} prompts; give one prompt per image.")

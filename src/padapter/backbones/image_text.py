@@ -23,6 +23,7 @@ from padapter.backbones.base import Backbone, LossReduction, Part, TrainingExamp
 from padapter.backbones.losses import next_token_loss
 from padapter.backbones.ranking import first_choices
 from padapter.backbones.sequences import IGNORE
+from padapter.data import Picture, opened
 from padapter.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -143,7 +144,7 @@ class ImageTextBackbone(Backbone):
 
     def generate(
         self,
-        images: Sequence[Image.Image],
+        images: Sequence[Image.Image | Picture],
         prompts: Sequence[str],
         *,
         num_beams: int = 1,
@@ -177,7 +178,7 @@ class ImageTextBackbone(Backbone):
 
     def rank(
         self,
-        images: Sequence[Image.Image],
+        images: Sequence[Image.Image | Picture],
         prompts: Sequence[str],
         candidates: Sequence[str],
         *,
@@ -219,10 +220,10 @@ class ImageTextBackbone(Backbone):
                 found[i] = total / len(answer) if normalized else total
         return found
 
-    def _encode(self, image: Image.Image, prompt: str) -> Encoded:
+    def _encode(self, image: Image.Image | Picture, prompt: str) -> Encoded:
         """What the processor makes of one picture and one text: fields with one row, not padded."""
         text = self._worded(prompt)
-        images: Any = [[image]] if self.kind in _NESTED else [image]
+        images: Any = [[opened(image)]] if self.kind in _NESTED else [opened(image)]
         fields = self.processor(images=images, text=[text], return_tensors="pt", add_special_tokens=True)
         # PaliGemma adds labels for the prompt; what is to be learnt is decided here.
         return {key: value for key, value in fields.items() if isinstance(value, torch.Tensor) and key != "labels"}

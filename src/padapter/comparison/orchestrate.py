@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from padapter.cache import VARIABLE as CACHE
 from padapter.comparison.plan import Job, choose_rates, test_jobs, tuning_jobs
 from padapter.comparison.recipe import Recipe, read_recipe
 from padapter.comparison.records import BenchmarkEntry, MethodEntry, Results, RunRecord
@@ -21,7 +22,6 @@ from padapter.evaluation.files import output_problems, read_json
 from padapter.evaluation.results import write_json, write_text
 from padapter.methods import get_method
 from padapter.options import CompareOptions
-from padapter.worlds.shapes.kept import FOLDER as CACHE
 
 SIZES, RECIPE = "sizes.json", "recipe.yaml"
 

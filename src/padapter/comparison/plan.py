@@ -16,7 +16,17 @@ from padapter.errors import UserError
 from padapter.options import TrainOptions, to_plain
 
 # These change how a run is watched, checkpointed or placed, never what it computes.
-FREE = ("output", "quiet", "num_workers", "save_every", "keep_checkpoints", "log_every", "device", "score_base")
+FREE = (
+    "output",
+    "quiet",
+    "num_workers",
+    "save_every",
+    "keep_checkpoints",
+    "log_every",
+    "device",
+    "score_base",
+    "cache_features",
+)
 
 
 @dataclass(frozen=True)

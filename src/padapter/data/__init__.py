@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from padapter.data.check import Problem, Report, check_data
 from padapter.data.convert import CONVERTERS, Conversion
-from padapter.data.images import IMAGE_SUFFIXES, MAX_PIXELS, ImageError, open_image, verify_image
+from padapter.data.images import IMAGE_SUFFIXES, MAX_PIXELS, ImageError, ImageSource, open_image, verify_image
 from padapter.data.infer import infer_task
 from padapter.data.load import LoadedData, load_data
+from padapter.data.picture import Picture, opened
 from padapter.data.schema import Field
 
 __all__ = [
@@ -16,12 +17,15 @@ __all__ = [
     "Conversion",
     "Field",
     "ImageError",
+    "ImageSource",
     "LoadedData",
+    "Picture",
     "Problem",
     "Report",
     "check_data",
     "infer_task",
     "load_data",
     "open_image",
+    "opened",
     "verify_image",
 ]

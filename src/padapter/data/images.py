@@ -79,7 +79,7 @@ def open_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Im
         raise ImageError("An image record has neither bytes nor a path.")
     if isinstance(source, (str, os.PathLike)):
         path = Path(source)
-        with _open_file(path) as handle:
+        with open_file(path) as handle:
             return _decode(handle, str(path), max_pixels)
     if hasattr(source, "__array_interface__"):
         return _from_array(source, max_pixels)
@@ -106,7 +106,7 @@ def verify_image(source: ImageSource, *, decode: bool = False, max_pixels: int =
         if record.get("bytes") is not None:
             stream: BinaryIO = io.BytesIO(record["bytes"])
         elif record.get("path"):
-            stream = _open_file(Path(record["path"]))
+            stream = open_file(Path(record["path"]))
         else:
             raise ImageError("An image record has neither bytes nor a path.")
         name = str(record.get("path") or "image (bytes in memory)")
@@ -117,7 +117,12 @@ def verify_image(source: ImageSource, *, decode: bool = False, max_pixels: int =
     open_image(source, max_pixels=max_pixels)
 
 
-def _open_file(path: Path) -> BinaryIO:
+def open_file(path: Path) -> BinaryIO:
+    """A picture's file for reading.
+
+    Raises:
+        ImageError: naming it.
+    """
     if path.is_dir():
         raise ImageError(f"{path}: is a folder, not an image.")
     if path.exists() and not path.is_file():

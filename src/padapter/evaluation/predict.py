@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from padapter.backbones.base import evaluating
-from padapter.data import open_image
 from padapter.errors import UserError
 from padapter.evaluation.progress import progress
 from padapter.options import InferenceOptions
@@ -162,7 +161,7 @@ def _answer(
     asking: Asking,
     candidates: Sequence[str] | None,
 ) -> Iterator[Prediction]:
-    images = [open_image(row["image"]) for row in rows]
+    images = [backbone.picture(row["image"]) for row in rows]
     if asking.inference == "generate":
         texts = backbone.generate(
             images,

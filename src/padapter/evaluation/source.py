@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from padapter.backbones import Backbone, load_backbone
+from padapter.cache import cache_folder
 from padapter.errors import UserError
 from padapter.evaluation.files import read_json
 from padapter.evaluation.predict import Asking, resolve_asking, with_prompt
@@ -32,6 +33,7 @@ class Source:
         candidates: the closed set of answers, for ranking.
         device: ``auto``, ``cpu`` or ``cuda``.
         max_length: longest sequence in tokens; ``None`` for the model's own.
+        cache_features: keep what a frozen image encoder computes.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class Source:
         candidates: list[str] | None,
         device: str,
         max_length: int | None = None,
+        cache_features: bool = False,
     ) -> None:
         self.model = model
         self.task = task
@@ -54,6 +57,7 @@ class Source:
         self.candidates = candidates
         self.device = device
         self.max_length = max_length
+        self.cache_features = cache_features
         self._backbone: Backbone | None = None
 
     @property
@@ -79,6 +83,8 @@ class Source:
         if self.max_length is not None:
             backbone.max_length = self.max_length
         place(backbone, self.device)
+        if self.cache_features:
+            backbone.cache_features(cache_folder(), precision=self.asking.precision, training=False)
         self._backbone = backbone
 
     def describe(self) -> dict[str, Any]:
@@ -185,6 +191,7 @@ def _from_run(options: SourceOptions, run: Path) -> Source:
         candidates=listed_candidates(options.candidates) or read_candidates(run),
         device=options.device,
         max_length=trained.max_length,
+        cache_features=options.cache_features,
     )
 
 
@@ -199,6 +206,7 @@ def _from_model(options: SourceOptions) -> Source:
         weights=weights,
         candidates=listed_candidates(options.candidates),
         device=options.device,
+        cache_features=options.cache_features,
     )
 
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from padapter.data import open_image
 from padapter.errors import UserError
 from padapter.tasks import Task
 
@@ -69,7 +68,7 @@ class Collator:
 
         examples = [
             TrainingExample(
-                image=open_image(row["image"]),
+                image=self.backbone.picture(row["image"]),
                 prompt=self.task.prompt(row),
                 targets=tuple(self.task.targets(row)),
             )

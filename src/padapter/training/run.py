@@ -16,6 +16,7 @@ import torch
 from transformers import PrinterCallback, Seq2SeqTrainingArguments, set_seed
 
 from padapter.backbones import Backbone, load_backbone
+from padapter.cache import cache_folder
 from padapter.data import LoadedData, load_data
 from padapter.errors import UserError
 from padapter.evaluation.evaluate import Evaluation, describe_data, evaluate
@@ -128,6 +129,8 @@ class _Run:
         )
         self._score_base(backbone, eval_data, candidates)
         self._adapt(backbone, checkpoint)
+        if self.options.cache_features:
+            backbone.cache_features(cache_folder(), precision=self.options.precision, training=True)
         training = self._train(backbone, train_data, eval_data, candidates, checkpoint)
         self._save_weights(backbone)
         after = self._score(backbone, eval_data, candidates, self.folder.predictions, "scoring the adapted model")
@@ -269,6 +272,7 @@ class _Run:
             "seconds_per_step": round(timer.step_seconds / max(timer.steps, 1), 5),
             "last_loss": log.last_loss,
             "parameters": {"trainable": trained, "total": total},
+            "features": backbone.features.summary() if backbone.features is not None else None,
             # Counted in this process only; collating workers keep their own count.
             "cut": {"prompts": backbone.cut_prompts, "targets": backbone.cut_targets}
             if self.options.num_workers == 0

@@ -27,7 +27,16 @@ OWN_FILES = (
 OWN_FOLDERS = ("adapter", "model", "checkpoints", ".weights.partial")
 
 # These change how a run is watched or where it stands, never what it computes.
-FREE_ON_RESUME = ("output", "config", "quiet", "num_workers", "keep_checkpoints", "resume", "overwrite")
+FREE_ON_RESUME = (
+    "output",
+    "config",
+    "quiet",
+    "num_workers",
+    "keep_checkpoints",
+    "resume",
+    "overwrite",
+    "cache_features",
+)
 
 
 class RunFolder:

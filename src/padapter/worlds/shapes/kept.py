@@ -13,20 +13,19 @@ from pathlib import Path
 
 from datasets import Dataset
 
-#: Environment variable that names the folder; without it nothing is kept.
-FOLDER = "PADAPTER_CACHE"
+from padapter.cache import VARIABLE, cache_folder
 
 
 def kept(name: str, draw: Callable[[], Dataset]) -> Dataset:
-    """What ``draw`` returns, from the folder if it was drawn before by the same code.
+    """What ``draw`` returns, from the cache folder if that is set and it was drawn before by the same code.
 
     Args:
         name: says which rows; no path separators.
         draw: makes the rows.
     """
-    if not os.environ.get(FOLDER):
+    if not os.environ.get(VARIABLE):
         return draw()
-    folder = Path(os.environ[FOLDER])
+    folder = cache_folder()
     place = folder / f"shapes-{name}-{_code()}"
     if not place.is_dir():
         folder.mkdir(parents=True, exist_ok=True)
