@@ -14,11 +14,12 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "backbones"))
 
-from padapter.cli.compare import _cells
+
 from padapter.comparison import dry_run as module
 from padapter.comparison import measure as measuring
+from padapter.comparison.cells import Cell, cells_of
 from padapter.comparison.counting import count, skeletons_of
-from padapter.comparison.dry_run import Cell, _distinct, dry_run
+from padapter.comparison.dry_run import _distinct, dry_run
 from padapter.comparison.measure import Cost, measure, run_steps
 from padapter.comparison.published import PRINTED, blip_base_config, denominators
 from padapter.comparison.recipe import read_recipe
@@ -30,7 +31,7 @@ from padapter.options import TrainOptions
 PAPER = Path(__file__).parents[2] / "recipes" / "paper"
 
 
-def cells_of(path):
+def paper_cells(path):
     """Base, benchmark, method, and the method's own for the benchmark; the later wins, method options are merged."""
     recipe = yaml.safe_load(path.read_text())
     found = []
@@ -206,7 +207,7 @@ def test_readings_of_the_printed_shares():
 
 @pytest.mark.parametrize("name", ["blip", "mplug"])
 def test_the_papers_recipes_are_two_by_six_by_five(name):
-    cells = cells_of(PAPER / f"{name}.yaml")
+    cells = paper_cells(PAPER / f"{name}.yaml")
     assert len(cells) == 30
     assert len({(item.benchmark, item.method) for item in cells}) == 30
     by_place = {(item.benchmark, item.label): TrainOptions(**item.options, output="x") for item in cells}
@@ -234,14 +235,14 @@ def test_the_papers_recipes_are_two_by_six_by_five(name):
 
 
 def test_a_dry_run_of_the_papers_recipe_says_what_is_missing():
-    report = dry_run(cells_of(PAPER / "blip.yaml"), measured=False)
+    report = dry_run(paper_cells(PAPER / "blip.yaml"), measured=False)
     assert len(report.cells) == 30
     assert len(report.missing) == 1 + 6 * 2
     assert [size for _, _, size in sizes_of(report)] == [223_679_804, 294_912, 589_824, 5_339_520, 7_111_344]
     text = "\n".join(report.lines())
     assert "./data/snli-ve [test]: there is no such file or folder here" in text
     assert "The slides print 0.71 % and 6.39 %; none of 6 readings gives both at these sizes." in text
-    mplug = dry_run(cells_of(PAPER / "mplug.yaml"), measured=False)
+    mplug = dry_run(paper_cells(PAPER / "mplug.yaml"), measured=False)
     assert mplug.sized == {}
     assert any("padapter cannot read mPLUG" in sentence for sentence in mplug.missing)
 
@@ -282,20 +283,21 @@ def recipe_file(tmp_path, body):
 
 def test_the_command_shows_the_sizes_of_the_budget_and_no_other(tmp_path, data):
     body = "budget: 0.01\nmethods:\n  small: {label: Small, method: 'lora:r=2', size: false}\n  lora: {label: L}\n"
-    cells, notes = _cells(read_recipe(recipe_file(tmp_path, body)))
+    cells, notes = cells_of(read_recipe(recipe_file(tmp_path, body)))
     assert notes == []
     assert [(item.method, item.runs) for item in cells] == [("small", 2), ("lora", 2)]
     assert [row[:2] for row in sizes_of(dry_run(cells, measured=False))] == [("Small", 2), ("L", 5)]
     missing = recipe_file(tmp_path, body)
     missing.write_text(missing.read_text().replace("shapes-blip", "./nowhere"))
-    assert "need the models" in _cells(read_recipe(missing))[1][0]
+    assert "need the models" in cells_of(read_recipe(missing))[1][0]
 
 
 def test_the_command_looks_at_the_splits_for_tuning(tmp_path, data):
-    cells, _ = _cells(read_recipe(recipe_file(tmp_path, "methods: {lora: }\ntune: {learning_rate: [0.1, 0.2, 0.3]}\n")))
+    path = recipe_file(tmp_path, "methods: {lora: }\ntune: {learning_rate: [0.1, 0.2, 0.3]}\n")
+    cells, _ = cells_of(read_recipe(path))
     assert [(item.tuning, item.runs) for item in cells] == [(False, 2), (True, 3)]
     report = dry_run(cells, measured=False)
-    assert report.lines()[0] == "1 cells, 2 runs; 3 runs to choose learning rates"
+    assert report.lines()[0] == "1 cell, 2 runs; 3 runs to choose learning rates"
     assert any("pets [validation]:" in sentence for sentence in report.missing)
 
 

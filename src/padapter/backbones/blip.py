@@ -7,7 +7,7 @@ tokenised separately, so that the answer's tokens do not depend on the question'
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,18 +33,24 @@ class BlipTrainingModule(nn.Module):
     """Batch of :meth:`BlipBackbone.collate` -> loss and logits.
 
     Args:
-        backbone: of BLIP.
+        model: BLIP, or a PEFT wrapper around it.
         reduction: See :func:`padapter.backbones.losses.next_token_loss`.
+        states: image entries of a batch -> image states (I, N, d); default: the image tower on ``pixel_values``.
     """
 
     # Tells transformers' Trainer that the loss is a mean of this batch, so that it divides by the number of
     # accumulation steps itself.
     accepts_loss_kwargs = False
 
-    def __init__(self, backbone: BlipBackbone, reduction: LossReduction) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        reduction: LossReduction,
+        states: Callable[[Mapping[str, torch.Tensor]], torch.Tensor] | None = None,
+    ) -> None:
         super().__init__()
-        self.model = backbone.model
-        self.states = backbone.states
+        self.model = model
+        self.states = states or (lambda images: encode_images(unwrapped(model), images["pixel_values"]))
         self.reduction: LossReduction = reduction
 
     def forward(
@@ -154,7 +160,7 @@ class BlipBackbone(Backbone):
         """
         if loss_reduction not in ("sequence", "token"):
             raise ValueError(f"loss_reduction must be 'sequence' or 'token', not {loss_reduction!r}.")
-        return BlipTrainingModule(self, loss_reduction)
+        return BlipTrainingModule(self.model, loss_reduction, self.states)
 
     def generate(
         self,

@@ -263,7 +263,7 @@ def record_file(run: RunRecord) -> str:
 
 def _trained_on_different_data(runs: Sequence[RunRecord]) -> bool:
     """Whether two runs name different training rows; one without a fingerprint says nothing of them."""
-    return len({found for run in runs if (found := getattr(run, "train_fingerprint", ""))}) > 1
+    return len({found for run in runs if (found := run.train_fingerprint)}) > 1
 
 
 def _place(run: RunRecord) -> tuple[str, str, int]:

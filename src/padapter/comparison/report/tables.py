@@ -308,7 +308,7 @@ def _rate_cells(grid: dict[float, list[RunRecord]], chosen: set[float]) -> tuple
         if not runs:
             cells.append(Cell(numbers.MISSING, unit="%"))
             continue
-        if any(getattr(run, "diverged", False) for run in runs):
+        if any(run.diverged for run in runs):
             cells.append(Cell(DIVERGED, unit="%", runs=len(runs), mark=DIVERGED))
             continue
         mean = numbers.per_cent(fmean(run.score for run in runs))
