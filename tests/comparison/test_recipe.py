@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 from padapter.comparison.plan import choose_rates, tuning_jobs
 from padapter.comparison.plan import test_jobs as jobs_of_table
@@ -25,7 +26,9 @@ tune: {learning_rate: {lora: [0.01, 0.001], full: [1e-5]}, seed: 9, max_steps: 3
 """
 
 
-def recipe_of(tmp_path, text=BODY):
+def recipe_of(tmp_path, text=BODY, **changes):
+    if changes:
+        text = yaml.safe_dump({**yaml.safe_load(text), **changes})
     path = tmp_path / "recipe.yaml"
     path.write_text(text, encoding="utf-8")
     return read_recipe(path)
@@ -51,6 +54,27 @@ def test_a_recipe_is_read_with_its_types_and_its_grid(tmp_path):
     assert recipe.benchmark("vqa").options["eval_split"] == "test"
     assert recipe.benchmark("snli").options["eval_split"] == "dev"
     assert recipe.tuning.rates == {"lora": (0.001, 0.01), "full": (1e-5,)}
+
+
+def test_a_benchmark_may_have_a_grid_of_its_own(tmp_path):
+    tuning = recipe_of(tmp_path, tune={"learning_rate": [0.1, 0.2], "benchmarks": {"snli": {"lora": [0.01]}}}).tuning
+    assert tuning.grid("vqa", "lora") == tuning.grid("snli", "full") == (0.1, 0.2)
+    assert tuning.grid("snli", "lora") == (0.01,)
+    assert tuning.options == {}
+
+
+@pytest.mark.parametrize(
+    ("special", "match"),
+    [
+        ({"nli": [0.1]}, r"tune: benchmarks: .*nli"),
+        ({"snli": {"lorra": [0.1]}}, r"tune: benchmarks: snli: .*lorra"),
+        ({"snli": {"lora": [0]}}, r"tune: benchmarks: snli: lora: a rate is above 0"),
+        ([0.1], r"tune: benchmarks: expected 'benchmark: rates' lines"),
+    ],
+)
+def test_a_grid_that_belongs_nowhere_is_refused(tmp_path, special, match):
+    with pytest.raises(UserError, match=match):
+        recipe_of(tmp_path, tune={"learning_rate": [0.1], "benchmarks": special})
 
 
 def test_the_more_special_option_wins(tmp_path):

@@ -85,7 +85,7 @@ def tuning_jobs(recipe: Recipe, sizes: CellSizes) -> list[Job]:
             options |= {**tuning.options, **rows, "seed": tuning.seed, "score_base": False}
             jobs += [
                 Job("tune", benchmark.name, method.name, tuning.seed, {**options, "learning_rate": rate})
-                for rate in tuning.rates.get(method.name, ())
+                for rate in tuning.grid(benchmark.name, method.name)
             ]
     return jobs
 

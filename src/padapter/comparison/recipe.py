@@ -16,7 +16,7 @@ from padapter.options import TrainOptions, split_method
 KEYS = ("title", "description", "base", "seeds", "benchmarks", "methods", "baseline", "budget", "tune")
 METHOD_KEYS = ("label", "apart", "grid", "size", "benchmarks")
 BENCHMARK_KEYS = ("label", "tune_split", "tune_eval")
-TUNE_KEYS = ("learning_rate", "seed")
+TUNE_KEYS = ("learning_rate", "seed", "benchmarks")
 # The comparison sets these for every run.
 NOT_IN_RECIPES = ("output", "seed", "config", "resume", "overwrite", "quiet", "score_base")
 # What a benchmark is made of: methods and tuning may not change it, or scores would not be of the same rows.
@@ -72,11 +72,17 @@ class Tuning:
         rates: method -> the grid of rates.
         seed: of the tuning runs.
         options: of ``padapter train`` that differ while tuning.
+        per_benchmark: benchmark -> method -> the grid that takes the place of ``rates`` there.
     """
 
     rates: dict[str, tuple[float, ...]]
     seed: int
     options: dict[str, Any]
+    per_benchmark: dict[str, dict[str, tuple[float, ...]]] = field(default_factory=dict)
+
+    def grid(self, benchmark: str, method: str) -> tuple[float, ...]:
+        """The rates that are tried for a cell; empty if its rate is not chosen."""
+        return self.per_benchmark.get(benchmark, {}).get(method, self.rates.get(method, ()))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +163,7 @@ def read_recipe(path: str | Path) -> Recipe:
         methods=methods,
         baseline=_baseline(values.get("baseline"), methods, path),
         budget=_budget(values.get("budget"), path),
-        tuning=_tuning(values.get("tune"), methods, f"{path}: tune"),
+        tuning=_tuning(values.get("tune"), methods, names, f"{path}: tune"),
     )
     _whole(recipe)
     return recipe
@@ -289,26 +295,41 @@ def _budget(value: Any, path: str | Path) -> float | None:
     return share
 
 
-def _tuning(values: Any, methods: tuple[Contender, ...], where: str) -> Tuning | None:
+def _tuning(values: Any, methods: tuple[Contender, ...], benchmarks: list[str], where: str) -> Tuning | None:
     if values is None:
         return None
     options = _train_options(values, where, TUNE_KEYS)
     _not_the_benchmarks(options, where, allowed=("limit_eval",))
-    grid = values.get("learning_rate")
-    if isinstance(grid, list):
-        grid = {item.name: grid for item in methods}
-    if not isinstance(grid, Mapping) or not grid:
-        raise UserError(f"{where}: learning_rate: expected a list of rates, or 'method: [rate, ...]' lines")
     names = [item.name for item in methods]
+    special = values.get("benchmarks", {})
+    if not isinstance(special, Mapping):
+        raise UserError(f"{where}: benchmarks: expected 'benchmark: rates' lines, got {special!r}")
+    return Tuning(
+        rates=_rates(values.get("learning_rate"), names, f"{where}: learning_rate"),
+        seed=convert(values.get("seed", 0), int, f"{where}: seed"),
+        options=options,
+        per_benchmark={
+            _one_of(str(name), benchmarks, f"{where}: benchmarks"): _rates(grid, names, f"{where}: benchmarks: {name}")
+            for name, grid in special.items()
+        },
+    )
+
+
+def _rates(grid: Any, methods: list[str], where: str) -> dict[str, tuple[float, ...]]:
+    """A grid of learning rates: a list for all methods, or one list for each of some."""
+    if isinstance(grid, list):
+        grid = dict.fromkeys(methods, grid)
+    if not isinstance(grid, Mapping) or not grid:
+        raise UserError(f"{where}: expected a list of rates, or 'method: [rate, ...]' lines")
     rates: dict[str, tuple[float, ...]] = {}
     for name, listed in grid.items():
         if not isinstance(listed, list) or not listed:
-            raise UserError(f"{where}: learning_rate: {name}: expected a list of rates, got {listed!r}")
-        found = sorted(convert(rate, float, f"{where}: learning_rate: {name}") for rate in listed)
+            raise UserError(f"{where}: {name}: expected a list of rates, got {listed!r}")
+        found = sorted(convert(rate, float, f"{where}: {name}") for rate in listed)
         if found[0] <= 0:
-            raise UserError(f"{where}: learning_rate: {name}: a rate is above 0, got {found[0]:g}")
-        rates[_one_of(str(name), names, f"{where}: learning_rate")] = tuple(dict.fromkeys(found))
-    return Tuning(rates=rates, seed=convert(values.get("seed", 0), int, f"{where}: seed"), options=options)
+            raise UserError(f"{where}: {name}: a rate is above 0, got {found[0]:g}")
+        rates[_one_of(str(name), methods, where)] = tuple(dict.fromkeys(found))
+    return rates
 
 
 def _one_of(name: str, known: list[str], where: str) -> str:
