@@ -25,11 +25,11 @@ def test_importing_padapter_imports_nothing_heavy():
         "import padapter; import peft",
         "import peft; import padapter",
         "import peft; import padapter; import importlib; importlib.reload(padapter)",
-        "from padapter import PAdapterConfig",
+        pytest.param("from padapter import PAdapterConfig", marks=pytest.mark.slow),
         "import padapter, importlib.util; importlib.util.find_spec('peft'); import peft",
         "import padapter, transformers; transformers.utils.is_peft_available(); from peft import PeftModel",
-        "import padapter.tuners; import peft",
-        "import padapter; from peft.tuners.lora import LoraConfig",
+        pytest.param("import padapter.tuners; import peft", marks=pytest.mark.slow),
+        pytest.param("import padapter; from peft.tuners.lora import LoraConfig", marks=pytest.mark.slow),
     ],
 )
 def test_the_methods_are_registered_in_every_order(first):

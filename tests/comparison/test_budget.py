@@ -30,6 +30,9 @@ FORMS = {
 }
 
 
+LONG = ("oft", "unilora", "fourierft")
+
+
 def sizes(method, values, up_to):
     """Trainable and total parameters of every size that the method takes."""
     found = {}
@@ -41,7 +44,9 @@ def sizes(method, values, up_to):
     return found
 
 
-@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in FORMS]
+)
 def test_the_chosen_size_is_the_nearest_of_all(name):
     method, values = FORMS[name]
     every = sizes(method, values, 20 if name in ("oft", "p-adapter, bottleneck") else 9)

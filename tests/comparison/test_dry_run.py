@@ -138,6 +138,7 @@ def test_a_step_is_measured_in_another_process(monkeypatch):
     assert "    lora: 1.50 s, peak memory 3.00 GiB" in report.lines()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="VmHWM is Linux's")
 def test_the_peak_of_a_step_is_not_that_of_the_process_that_asked():
     ballast = b"\1" * (1 << 30)

@@ -247,7 +247,7 @@ runner(Path(sys.argv[1]), 1).execute([job(0, r="77")], watch)
 """
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("how", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGKILL])
 def test_a_run_is_never_executed_twice_at_once(tmp_path, how):
     """Asked to end, a comparison ends its runs; killed, it leaves one behind that still holds its lock."""
     process = subprocess.Popen([sys.executable, "-c", COMPARE, str(tmp_path), str(Path(__file__).parent)])
