@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -19,8 +20,9 @@ from torch import Tensor
 from padapter.comparison import Results, compare, read_recipe, read_records
 from padapter.comparison.orchestrate import results_of
 from padapter.comparison.records import write_record
-from padapter.comparison.report import write_report
-from padapter.comparison.report.analysis import record_file
+from padapter.comparison.report import markdown, write_report
+from padapter.comparison.report.analysis import Analysis, record_file
+from padapter.comparison.report.content import build_content
 from padapter.options import CompareOptions
 
 ROOT = Path(__file__).parents[1]
@@ -44,6 +46,12 @@ def found() -> list[str]:
 def results(name: str) -> Results:
     """A comparison, from its records in the repository."""
     return results_of(read_recipe(ROOT / RECIPES[name]), list(read_records(FOLDER / name / "records")))
+
+
+def report(name: str, baseline: str | None = None) -> str:
+    """The Markdown report of a comparison, with differences to another row than the recipe's if one is named."""
+    found = results(name)
+    return markdown.render(build_content(Analysis(replace(found, baseline=baseline or found.baseline))))
 
 
 def take(run: Path) -> None:
@@ -131,6 +139,8 @@ def main() -> None:
     for name in found():
         again = results(name)
         write_report(again, FOLDER / name)
+        if name == "compare-shapes":
+            (FOLDER / name / "against-p-adapter.md").write_text(report(name, "p-adapter"), encoding="utf-8")
         if name == "compare-p-and-mu":
             (FOLDER / name / "sweep.md").write_text(f"# p and mu\n\n## Scores\n\n{sweep(again)}", encoding="utf-8")
         print(f"{name}: {len(again.records)} runs")
