@@ -32,6 +32,9 @@ class FeatureStore:
         self.folder = folder
         self.shape = shape
         self.dtype = np.dtype(dtype)
+        self._forget()
+
+    def _forget(self) -> None:
         self._places: dict[bytes, tuple[str, int, int]] = {}  # digest -> file, index, checksum
         self._read: dict[str, int] = {}  # file -> keys read so far
         self._maps: dict[str, np.memmap[Any, Any]] = {}
@@ -42,7 +45,8 @@ class FeatureStore:
         return {"folder": self.folder, "shape": self.shape, "dtype": self.dtype}
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
-        self.__init__(**state)  # type: ignore[misc]
+        self.__dict__.update(state)
+        self._forget()
 
     def find(self, digests: Iterable[bytes]) -> dict[bytes, np.ndarray[Any, Any]]:
         """The arrays that are there, as views of the files.
