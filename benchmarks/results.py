@@ -33,6 +33,7 @@ RECIPES = {
     "compare-shapes": "recipes/compare/shapes.yaml",
     "compare-layers": "recipes/compare/layers.yaml",
     "compare-p-and-mu": "recipes/compare/p_and_mu.yaml",
+    "compare-where": "recipes/compare/where_p_matters.yaml",
 }
 _BLOCK = re.compile(r"(<!-- (?P<file>\S+): (?P<section>[^>]+?) -->\n)(?P<text>.*?)(<!-- end -->)", re.DOTALL)
 _CELL = re.compile(r"(?P<kind>[\w-]+)\[p=(?P<p>[\d.]+),mu=(?P<mu>[\d.]+)\]")
