@@ -6,12 +6,13 @@ READY := $(VENV)/.ready
 # One thread per test process: the suite runs on as many processes as there are cores.
 WORKERS ?= auto
 
-.PHONY: help setup demo test test-slow lint format bench pretrain clean
+.PHONY: help setup demo test test-slow test-gpu lint format bench pretrain clean
 
 help:
 	@echo "make demo      adapt the built-in model to a new domain, score it before and after"
 	@echo "make test      the whole test suite, offline"
 	@echo "make test-slow tests that take minutes"
+	@echo "make test-gpu  tests of the GPU kernels, compiled, on a machine that has one"
 	@echo "make lint      ruff and mypy"
 	@echo "make format    let ruff rewrite the files"
 	@echo "make bench     measure; results go to benchmarks/results/"
@@ -32,6 +33,10 @@ test: $(READY)
 
 test-slow: $(READY)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m slow
+
+test-gpu: $(READY)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/functional/test_kernel.py tests/functional/test_kernel_operators.py \
+		tests/functional/test_kernel_gpu.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -1,11 +1,18 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable, Iterator
 
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+
+# Triton decides when it is first imported, which transformers does, whether it compiles kernels or interprets them on
+# the CPU. With a GPU the same tests run the compiled kernels.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 from transformers import BlipConfig, BlipForConditionalGeneration
 
 import padapter.tuners

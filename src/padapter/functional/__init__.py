@@ -5,6 +5,7 @@ arXiv 2312.10613), equations (5)-(9).
 
 * `p_laplacian_attention`: message passing (equations 7-8) on the attention graph (equations 5-6), the fast
   form.
+* `dispatch`: which of its two implementations runs, plain PyTorch or fused GPU kernels, and why.
 * `gcn_attention`, `appnp_attention`, `gcnii_attention`: other graph layers on the same graph.
 * `attention_graph`: the graph itself, to write a further layer on.
 * ``..._weights``: the weights of each of them, for looking at rather than for computing with.

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from padapter.functional._arguments import Degree, check_dropout, check_p_laplacian
+from padapter.functional.dispatch import choose
 from padapter.functional.graph import AttentionGraph, GraphArguments, attention_graph, drop, without_autocast
 
 if TYPE_CHECKING:
@@ -104,7 +105,19 @@ def p_laplacian_attention(
             not in [0, 1].
     """
     check_dropout(dropout_p)
+    choice = choose(
+        query, key, value, node_query=node_query, attention_mask=attention_mask, metric_factor=metric_factor,
+        steps=steps, dropout_p=dropout_p,
+    )  # fmt: skip
     with without_autocast(query.device):
+        if choice.path == "triton":
+            from padapter.functional.fused.attention import fused_p_laplacian_attention
+
+            least = _least_distance2(torch.float32, value.dtype, (query if node_query is None else node_query).dtype)
+            return fused_p_laplacian_attention(
+                query, key, value, p=p, mu=mu, least=least, node_query=node_query, metric_factor=metric_factor,
+                attention_mask=attention_mask, is_causal=is_causal, scale=scale, degree=degree,
+            )  # fmt: skip
         last = _last_step(
             query, key, value, p, mu, metric_factor, steps, update_values, dropout_p,
             node_query=node_query, attention_mask=attention_mask, is_causal=is_causal, scale=scale, degree=degree,

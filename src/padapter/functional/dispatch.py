@@ -1,0 +1,210 @@
+"""Which implementation of `p_laplacian_attention` runs, and why: fused kernels, or plain PyTorch (eager)."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor
+
+from padapter.errors import UserError
+
+Path = Literal["triton", "eager"]
+Kernel = Literal["auto", "eager", "triton"]
+KERNELS: tuple[str, ...] = get_args(Kernel)
+#: The environment variable that forces a path.
+VARIABLE = "PADAPTER_KERNEL"
+
+#: Widest head of the kernels' table of block sizes.
+WIDEST = 256
+DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+
+# Read once, so that a compiled graph need not look at the environment.
+_wanted: str = os.environ.get(VARIABLE, "auto") or "auto"
+
+
+class Choice(NamedTuple):
+    """An implementation and the reason for it.
+
+    Attributes:
+        path: "triton" or "eager".
+        reason: one clause, for people.
+    """
+
+    path: Path
+    reason: str
+
+
+@contextmanager
+def forced(kernel: Kernel) -> Iterator[None]:
+    """Within the block, choose as if ``PADAPTER_KERNEL`` had this value.
+
+    Args:
+        kernel: "auto", "eager" or "triton".
+
+    Raises:
+        UserError: if there is no such value.
+    """
+    global _wanted
+    before, _wanted = _wanted, kernel
+    try:
+        wanted()
+        yield
+    finally:
+        _wanted = before
+
+
+def wanted() -> str:
+    """What ``PADAPTER_KERNEL`` asked for when this package was imported: "auto", "eager" or "triton".
+
+    Raises:
+        UserError: if it asked for something else.
+    """
+    if _wanted not in KERNELS:
+        raise UserError(f"{VARIABLE}: got {_wanted!r}, accepted are {', '.join(KERNELS)}")
+    return _wanted
+
+
+def choose(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    node_query: Tensor | None = None,
+    attention_mask: Tensor | None = None,
+    metric_factor: Tensor | None = None,
+    steps: int = 1,
+    dropout_p: float = 0.0,
+) -> Choice:
+    """Choose the implementation for these arguments of `p_laplacian_attention`.
+
+    Args:
+        query: (B, H, N1, dk).
+        key: (B, Hkv, N2, dk).
+        value: (B, Hkv, N2, dh).
+        node_query: (B, H, N1, dh) or None.
+        attention_mask: broadcastable to (B, H, N1, N2), or None.
+        metric_factor: (H, dh, dh) or None.
+        steps: K.
+        dropout_p: probability of dropping a weight.
+
+    Returns:
+        The choice: fused kernels wherever they can run, unless ``PADAPTER_KERNEL`` says otherwise.
+
+    Raises:
+        UserError: if ``PADAPTER_KERNEL=triton`` and the kernels cannot run, with the reason; or if the variable has a
+            value that does not exist.
+    """
+    choice = on_device(query.device)
+    if choice.path == "eager":
+        return choice
+    obstacle = _obstacle(query, key, value, node_query, attention_mask, metric_factor, steps, dropout_p)
+    return choice if obstacle is None else _decided(wanted(), obstacle)
+
+
+def on_device(device: torch.device) -> Choice:
+    """Choose for tensors of a device, before anything else is known of them.
+
+    Args:
+        device: where the tensors are.
+
+    Returns:
+        The choice; "triton" means unless the arguments have something that the kernels do not cover.
+
+    Raises:
+        UserError: as `choose`.
+    """
+    kernel = wanted()
+    if kernel == "eager":
+        return Choice("eager", f"{VARIABLE}=eager")
+    return _decided(kernel, device_obstacle(device, interpreted=kernel == "triton"))
+
+
+def _decided(kernel: str, obstacle: str | None) -> Choice:
+    if obstacle is None:
+        return Choice("triton", f"{VARIABLE}=triton" if kernel == "triton" else "the fused kernels cover this call")
+    if kernel == "triton":
+        raise UserError(
+            f"{VARIABLE}=triton: the fused kernels cannot run here: {obstacle}. Unset it, or set it to auto."
+        )
+    return Choice("eager", obstacle)
+
+
+def device_obstacle(device: torch.device, *, interpreted: bool = False) -> str | None:
+    """Why no kernel can run on tensors of a device, or None if it can.
+
+    Args:
+        device: where the tensors are.
+        interpreted: whether Triton's interpreter, which runs kernels on the CPU for tests, counts.
+
+    Returns:
+        One clause, for people, or None.
+    """
+    if device.type == "cpu":
+        if interpreted and _interpreting():
+            return None
+        return (
+            "the tensors are on the CPU, where kernels run only in Triton's interpreter (TRITON_INTERPRET=1), for tests"
+        )
+    if device.type != "cuda":
+        return f"the kernels are written for CUDA, and the tensors are on {device.type!r}"
+    return _cuda_obstacle(device.index if device.index is not None else -1)
+
+
+@torch.compiler.assume_constant_result
+def _cuda_obstacle(index: int) -> str | None:
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed"
+    if torch.version.hip is not None:
+        return "the kernels have not been tried on AMD GPUs"
+    major, minor = torch.cuda.get_device_capability(None if index < 0 else index)
+    if major < 8:
+        return f"the GPU has compute capability {major}.{minor}, and the kernels need 8.0 (Ampere) or later"
+    return None
+
+
+@torch.compiler.assume_constant_result
+def _interpreting() -> bool:
+    return os.environ.get("TRITON_INTERPRET") == "1" and importlib.util.find_spec("triton") is not None
+
+
+def _obstacle(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    node_query: Tensor | None,
+    attention_mask: Tensor | None,
+    metric_factor: Tensor | None,
+    steps: int,
+    dropout_p: float,
+) -> str | None:
+    """Why the kernels do not cover these arguments, or None if they do."""
+    nodes = query if node_query is None else node_query
+    if steps > 1:
+        return f"steps is {steps}, and the kernels make one"
+    if dropout_p > 0.0:
+        return "attention weights are dropped (dropout_p > 0)"
+    for name, tensor in (("query", query), ("key", key), ("value", value), ("node_query", nodes)):
+        if tensor.dtype not in DTYPES:
+            return f"{name} is {tensor.dtype}, and the kernels take float16, bfloat16 and float32"
+        if tensor.device != query.device:
+            return f"{name} is on another device than query"
+        if tensor.numel() == 0:
+            return f"{name} is empty"
+    if query.dtype != key.dtype:
+        return f"query is {query.dtype} and key {key.dtype}"
+    if max(query.shape[-1], value.shape[-1]) > WIDEST:
+        return f"heads are wider than {WIDEST}"
+    if metric_factor is not None and metric_factor.requires_grad and metric_factor.dtype == torch.float64:
+        return "a gradient of a float64 metric factor is asked for"
+    if attention_mask is None:
+        return None
+    if attention_mask.requires_grad:
+        return "the attention mask needs a gradient"
+    if attention_mask.device != query.device:
+        return "the attention mask is on another device than query"
+    return None

@@ -1,0 +1,113 @@
+"""`p_laplacian_attention` on the fused operators: what comes before the kernels, in plain PyTorch with its autograd."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from padapter.functional._arguments import Degree, check_graph, check_p_laplacian
+from padapter.functional.fused.operators import attention_degrees, p_laplacian_forward
+
+
+def fused_p_laplacian_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    p: float | Tensor,
+    mu: float | Tensor,
+    least: float,
+    node_query: Tensor | None,
+    metric_factor: Tensor | None,
+    attention_mask: Tensor | None,
+    is_causal: bool,
+    scale: float | None,
+    degree: Degree,
+) -> Tensor:
+    """Compute `padapter.functional.p_laplacian_attention` for one step, without anything of size N1 x N2.
+
+    Call it inside `without_autocast`, and only where `padapter.functional.dispatch.choose` says so.
+
+    Args:
+        query: (B, H, N1, dk).
+        key: (B, Hkv, N2, dk).
+        value: (B, Hkv, N2, dh).
+        p: scalar or (H,).
+        mu: scalar or (H,).
+        least: what delta^2 is held above, absolutely.
+        node_query: (B, H, N1, dh) or None.
+        metric_factor: (H, dh, dh) or None.
+        attention_mask: broadcastable to (B, H, N1, N2), or None.
+        is_causal: whether query i attends to keys 0..i only.
+        scale: factor of the scores.
+        degree: "row" or "symmetric".
+
+    Returns:
+        (B, H, N1, dh) in value's dtype.
+
+    Raises:
+        ValueError: as `p_laplacian_attention`.
+    """
+    node_query = check_graph(query, key, value, node_query=node_query, attention_mask=attention_mask, degree=degree)
+    check_p_laplacian(query.shape[1], value.shape[3], p=p, mu=mu, metric_factor=metric_factor, steps=1)
+    scale = query.shape[-1] ** -0.5 if scale is None else float(scale)
+    mask = _four_dimensional(attention_mask)
+    heads, width = query.shape[1], value.shape[-1]
+
+    summed: Tensor = value  # D^-1/2 v, what is summed
+    exact: Tensor = value  # the same, unrounded, of which distances are taken
+    if degree == "symmetric":
+        D, _, _ = attention_degrees(query, key, mask, scale, is_causal)
+        least_degree = torch.finfo(torch.float32).eps ** 2
+        inverse_root = D.clamp(min=least_degree).rsqrt().unsqueeze(-1)  # (B, H, N2, 1)
+        exact = _every_head(value, heads).float() * inverse_root
+        # D^-1/2 of a key that nobody attends to is beyond float16, but not beyond bfloat16.
+        summed = exact.to(torch.bfloat16) if value.dtype == torch.bfloat16 else exact
+
+    p_h = _per_head(p, query, heads)
+    near_query = near_value = None
+    if isinstance(p, Tensor) or p != 2.0:
+        near_query, near_value = _near(node_query, exact, metric_factor)
+    restart = None
+    if isinstance(mu, Tensor) or mu != 0.0:
+        restart = 2 * _per_head(mu, query, heads) / p_h
+    relative = (4 + math.sqrt(width)) * torch.finfo(torch.float32).eps
+    context, _, _, _ = p_laplacian_forward(
+        query, key, summed, None if restart is None else node_query, near_query, near_value, p_h, restart, mask, scale,
+        is_causal, relative, least,
+    )  # fmt: skip
+    return context.to(value.dtype)
+
+
+def _near(node_query: Tensor, value: Tensor, metric_factor: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The features that distances are taken of, both in bfloat16 or both in float32.
+
+    Float16 could not hold ``1 / delta^2`` times a gradient, which the backward pass multiplies with them.
+    """
+    if metric_factor is not None:
+        R = metric_factor.float()
+        return node_query.float() @ R, _every_head(value, R.shape[0]).float() @ R
+    if node_query.dtype == value.dtype == torch.bfloat16:
+        return node_query, value
+    return node_query.float(), value.float()
+
+
+def _every_head(shared: Tensor, heads: int) -> Tensor:
+    groups = heads // shared.shape[1]
+    return shared.repeat_interleave(groups, dim=1) if groups > 1 else shared
+
+
+def _per_head(parameter: float | Tensor, like: Tensor, heads: int) -> Tensor:
+    if isinstance(parameter, Tensor):
+        return parameter.to(device=like.device, dtype=torch.float32).reshape(-1).expand(heads).contiguous()
+    return torch.full((heads,), float(parameter), dtype=torch.float32, device=like.device)
+
+
+def _four_dimensional(mask: Tensor | None) -> Tensor | None:
+    if mask is None:
+        return None
+    if mask.dtype == torch.float64:
+        mask = mask.float()
+    return mask.reshape((1,) * (4 - mask.dim()) + tuple(mask.shape))

@@ -1,0 +1,247 @@
+"""The kernels as operators of PyTorch: with fake tensors for the compiler, and with autograd.
+
+* ``padapter::p_laplacian_forward``: context of p-Laplacian message passing, and three numbers per query.
+* ``padapter::p_laplacian_backward``: its gradients.
+* ``padapter::attention_degrees``, ``padapter::attention_degrees_backward``: column sums of M.
+
+Shapes: query (B, H, N1, dk); key (B, Hkv, N2, dk); value (B, Hkv or H, N2, dh); node_query, near_query (B, H, N1, dh);
+near_value (B, Hkv or H, N2, dh); p, restart (H,) float32; mask broadcastable to (B, H, N1, N2), 4-dimensional. Nothing
+of size N1 x N2 is stored. Gradients do not depend on the order in which programs run: there are no atomic additions.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from padapter.functional.fused.launch import (
+    Features,
+    RowGradients,
+    Scores,
+    backward_columns_plan,
+    backward_rows_plan,
+    degrees_plan,
+    forward_plan,
+    readable,
+)
+
+_INPUTS = (
+    "Tensor query, Tensor key, Tensor value, Tensor? node_query, Tensor? near_query, Tensor? near_value, Tensor p, "
+    "Tensor? restart, Tensor? mask"
+)
+_NUMBERS = "float scale, bool causal, float relative, float least"
+
+
+@torch.library.custom_op(
+    "padapter::p_laplacian_forward",
+    mutates_args=(),
+    schema=f"({_INPUTS}, {_NUMBERS}) -> (Tensor, Tensor, Tensor, Tensor)",
+)
+def p_laplacian_forward(
+    query: Tensor, key: Tensor, value: Tensor, node_query: Tensor | None, near_query: Tensor | None,
+    near_value: Tensor | None, p: Tensor, restart: Tensor | None, mask: Tensor | None, scale: float, causal: bool,
+    relative: float, least: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """Context (B, H, N1, dh) in value's dtype, and row_max, row_log, log_total (B, H, N1) in float32."""
+    scores = _scores(query, key, mask, scale, causal)
+    features = _features(value, node_query, near_query, near_value, p, restart, relative, least)
+    out = _new_context(query, value)
+    row_max, row_log, log_total = (_new_statistic(query) for _ in range(3))
+    forward_plan(scores, features, out, (row_max, row_log, log_total)).run()
+    return out, row_max, row_log, log_total
+
+
+@p_laplacian_forward.register_fake
+def _(query: Tensor, key: Tensor, value: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return _new_context(query, value), _new_statistic(query), _new_statistic(query), _new_statistic(query)
+
+
+@torch.library.custom_op(
+    "padapter::p_laplacian_backward",
+    mutates_args=(),
+    schema=f"(Tensor upstream, {_INPUTS}, Tensor out, Tensor row_max, Tensor row_log, Tensor log_total, {_NUMBERS}, "
+    "bool columns) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+)
+def p_laplacian_backward(
+    upstream: Tensor, query: Tensor, key: Tensor, value: Tensor, node_query: Tensor | None, near_query: Tensor | None,
+    near_value: Tensor | None, p: Tensor, restart: Tensor | None, mask: Tensor | None, out: Tensor, row_max: Tensor,
+    row_log: Tensor, log_total: Tensor, scale: float, causal: bool, relative: float, least: float, columns: bool,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    """Gradients of all eight inputs but the mask, in their order; empty tensors where there is none.
+
+    Without ``columns`` those of key, value and near_value, which take a kernel of their own, are left out.
+    """
+    scores = _scores(query, key, mask, scale, causal)
+    features = _features(value, node_query, near_query, near_value, p, restart, relative, least)
+    statistics = (row_max, row_log, log_total)
+    upstream = readable(upstream)
+    rows = RowGradients(
+        query=_like(query),
+        node_query=None if node_query is None or restart is None else _like(node_query),
+        near_query=None if near_query is None else _like(near_query),
+        p=_new_statistic(query),
+        restart=None if restart is None else _new_statistic(query),
+        delta=_new_statistic(query),
+        restart_change=None if restart is None else _new_statistic(query),
+    )
+    backward_rows_plan(scores, features, out, statistics, upstream, rows).run()
+    d_p = torch.zeros_like(p) if near_query is None else rows.p.sum(dim=(0, 2))
+    d_restart = _none(query) if rows.restart is None else rows.restart.sum(dim=(0, 2))
+    d_key, d_value, d_near = (_none(query) for _ in range(3))
+    if columns:
+        heads = query.shape[1]
+        near = None if near_value is None else _per_head(near_value, heads)
+        found = (_per_head(key, heads), _per_head(value, heads), near)
+        backward_columns_plan(scores, features, statistics, upstream, rows, found).run()
+        d_key, d_value = _shared(found[0], key), _shared(found[1], value)
+        if near is not None and near_value is not None:
+            d_near = _shared(near, near_value)
+    d_node, d_far = (_none(query) if it is None else it for it in (rows.node_query, rows.near_query))
+    return rows.query, d_key, d_value, d_node, d_far, d_near, d_p, d_restart
+
+
+@p_laplacian_backward.register_fake
+def _(
+    upstream: Tensor, query: Tensor, key: Tensor, value: Tensor, node_query: Tensor | None, near_query: Tensor | None,
+    near_value: Tensor | None, p: Tensor, restart: Tensor | None, mask: Tensor | None, out: Tensor, row_max: Tensor,
+    row_log: Tensor, log_total: Tensor, scale: float, causal: bool, relative: float, least: float, columns: bool,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    def like(tensor: Tensor | None, wanted: bool = True) -> Tensor:
+        return _none(query) if tensor is None or not wanted else _like(tensor)
+
+    return (
+        like(query), like(key, columns), like(value, columns), like(node_query, restart is not None), like(near_query),
+        like(near_value, columns), torch.empty_like(p), _none(query) if restart is None else torch.empty_like(restart),
+    )  # fmt: skip
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    tensors, ctx.numbers = inputs[:9], inputs[9:]
+    ctx.save_for_backward(*tensors, *output)
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.set_materialize_grads(False)
+
+
+def _differentiate(ctx: Any, upstream: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+    if upstream is None:
+        return (None,) * 13
+    wanted = ctx.needs_input_grad
+    columns = wanted[1] or wanted[2] or wanted[5]
+    found = p_laplacian_backward(upstream, *ctx.saved_tensors, *ctx.numbers, columns)
+    given = [gradient if want else None for gradient, want in zip(found, wanted[:8], strict=True)]
+    return (*given, *(None,) * 5)
+
+
+torch.library.register_autograd("padapter::p_laplacian_forward", _differentiate, setup_context=_save)
+
+
+@torch.library.custom_op(
+    "padapter::attention_degrees",
+    mutates_args=(),
+    schema="(Tensor query, Tensor key, Tensor? mask, float scale, bool causal) -> (Tensor, Tensor, Tensor)",
+)
+def attention_degrees(
+    query: Tensor, key: Tensor, mask: Tensor | None, scale: float, causal: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Column sums of M (B, H, N2), and row_max, row_log (B, H, N1), in float32."""
+    scores = _scores(query, key, mask, scale, causal)
+    statistics = (_new_statistic(query), _new_statistic(query))
+    degrees = _new_degrees(query, key)
+    degrees_plan("row_statistics_kernel", scores, statistics, by_rows=True).run()
+    degrees_plan("column_sums_kernel", scores, statistics, by_rows=False, degrees_ptr=degrees).run()
+    return degrees, *statistics
+
+
+@attention_degrees.register_fake
+def _(query: Tensor, key: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return _new_degrees(query, key), _new_statistic(query), _new_statistic(query)
+
+
+@torch.library.custom_op(
+    "padapter::attention_degrees_backward",
+    mutates_args=(),
+    schema="(Tensor upstream, Tensor query, Tensor key, Tensor? mask, Tensor row_max, Tensor row_log, float scale, "
+    "bool causal) -> (Tensor, Tensor)",
+)
+def attention_degrees_backward(
+    upstream: Tensor, query: Tensor, key: Tensor, mask: Tensor | None, row_max: Tensor, row_log: Tensor, scale: float,
+    causal: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Gradients of query and key."""
+    scores = _scores(query, key, mask, scale, causal)
+    statistics = (row_max, row_log)
+    delta, d_query, d_key = _new_statistic(query), _like(query), _per_head(key, query.shape[1])
+    shared = {"g_ptr": upstream.contiguous(), "delta_ptr": delta}
+    degrees_plan("degrees_backward_rows_kernel", scores, statistics, by_rows=True, dq_ptr=d_query, **shared).run()
+    degrees_plan("degrees_backward_columns_kernel", scores, statistics, by_rows=False, dk_ptr=d_key, **shared).run()
+    return d_query, _shared(d_key, key)
+
+
+@attention_degrees_backward.register_fake
+def _(upstream: Tensor, query: Tensor, key: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    return _like(query), _like(key)
+
+
+def _save_degrees(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    query, key, mask, *ctx.numbers = inputs
+    ctx.save_for_backward(query, key, mask, *output[1:])
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.set_materialize_grads(False)
+
+
+def _differentiate_degrees(ctx: Any, upstream: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+    if upstream is None:
+        return (None,) * 5
+    return (*attention_degrees_backward(upstream, *ctx.saved_tensors, *ctx.numbers), None, None, None)
+
+
+torch.library.register_autograd("padapter::attention_degrees", _differentiate_degrees, setup_context=_save_degrees)
+
+
+def _scores(query: Tensor, key: Tensor, mask: Tensor | None, scale: float, causal: bool) -> Scores:
+    return Scores(readable(query), readable(key), mask, scale, causal)
+
+
+def _features(
+    value: Tensor, node_query: Tensor | None, near_query: Tensor | None, near_value: Tensor | None, p: Tensor,
+    restart: Tensor | None, relative: float, least: float,
+) -> Features:  # fmt: skip
+    node, x, y = (None if it is None else readable(it) for it in (node_query, near_query, near_value))
+    return Features(readable(value), node, x, y, p.contiguous(), restart, relative, least)
+
+
+def _new_context(query: Tensor, value: Tensor) -> Tensor:
+    """Laid out as (B, N1, H, dh), which is what attention modules go on with."""
+    B, H, N1, _ = query.shape
+    return value.new_empty(B, N1, H, value.shape[-1]).transpose(1, 2)
+
+
+def _new_statistic(query: Tensor) -> Tensor:
+    return query.new_empty(query.shape[:3], dtype=torch.float32)
+
+
+def _new_degrees(query: Tensor, key: Tensor) -> Tensor:
+    return query.new_empty((*query.shape[:2], key.shape[2]), dtype=torch.float32)
+
+
+def _like(tensor: Tensor) -> Tensor:
+    return tensor.new_empty(tensor.shape)  # contiguous, whatever the tensor's strides
+
+
+def _none(query: Tensor) -> Tensor:
+    return query.new_empty(0)
+
+
+def _per_head(tensor: Tensor, heads: int) -> Tensor:
+    """An empty gradient per query head (B, H, N2, d); in float32 where it is still to be summed over heads."""
+    dtype = tensor.dtype if tensor.shape[1] == heads else torch.float32
+    return tensor.new_empty((tensor.shape[0], heads, *tensor.shape[2:]), dtype=dtype)
+
+
+def _shared(gradient: Tensor, tensor: Tensor) -> Tensor:
+    """Sum over the query heads that share a head of ``tensor``."""
+    if gradient.shape == tensor.shape:
+        return gradient
+    return gradient.unflatten(1, (tensor.shape[1], -1)).sum(dim=2).to(tensor.dtype)
