@@ -22,6 +22,7 @@ COMMANDS = {
     "data convert": None,
     "data": None,
     "methods": None,
+    "env": None,
     "": None,
 }
 

@@ -10,6 +10,7 @@ from typing import Annotated, TextIO
 import typer
 
 from padapter.cli.compare import compare_command
+from padapter.cli.environment import env_command
 from padapter.cli.flags import command, guarded
 from padapter.cli.handlers import check_command, convert_command, eval_command, methods_command, predict_command
 from padapter.cli.handlers import train_command as train_handler
@@ -29,6 +30,7 @@ app.command("eval")(command(EvalOptions, eval_command))
 app.command("predict")(command(PredictOptions, predict_command))
 app.command("compare")(command(CompareOptions, compare_command))
 app.command("methods")(guarded(methods_command))
+app.command("env")(guarded(env_command))
 data.command("check")(command(DataCheckOptions, check_command))
 data.command("convert")(guarded(convert_command))
 app.add_typer(data, name="data")
