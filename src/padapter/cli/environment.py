@@ -56,8 +56,8 @@ def _path(device: torch.device) -> str:
         choice = on_device(device)
     except UserError as problem:
         return f"error: {problem}"
-    if choice.path == "triton":
-        return "triton: fused kernels; eager where a call has what they do not cover (docs/kernels.md)"
+    if choice.path != "eager":
+        return f"{choice.path}: fused kernels; eager where a call has what they do not cover (docs/kernels.md)"
     return f"eager: {choice.reason}"
 
 

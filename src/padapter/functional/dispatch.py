@@ -1,4 +1,4 @@
-"""Which implementation of `p_laplacian_attention` runs, and why: fused kernels, or plain PyTorch (eager)."""
+"""Which implementation of `p_laplacian_attention` runs, and why: fused kernels (Triton, C), or plain PyTorch (eager)."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from torch import Tensor
 
 from padapter.errors import UserError
 
-Path = Literal["triton", "eager"]
-Kernel = Literal["auto", "eager", "triton"]
+Path = Literal["triton", "native", "eager"]
+Kernel = Literal["auto", "eager", "native", "triton"]
 KERNELS: tuple[str, ...] = get_args(Kernel)
 #: The environment variable that forces a path.
 VARIABLE = "PADAPTER_KERNEL"
@@ -31,7 +31,7 @@ class Choice(NamedTuple):
     """An implementation and the reason for it.
 
     Attributes:
-        path: "triton" or "eager".
+        path: "triton", "native" or "eager".
         reason: one clause, for people.
     """
 
@@ -44,7 +44,7 @@ def forced(kernel: Kernel) -> Iterator[None]:
     """Within the block, choose as if ``PADAPTER_KERNEL`` had this value.
 
     Args:
-        kernel: "auto", "eager" or "triton".
+        kernel: "auto", "eager", "native" or "triton".
 
     Raises:
         UserError: if there is no such value.
@@ -59,7 +59,7 @@ def forced(kernel: Kernel) -> Iterator[None]:
 
 
 def wanted() -> str:
-    """What ``PADAPTER_KERNEL`` asked for when this package was imported: "auto", "eager" or "triton".
+    """What ``PADAPTER_KERNEL`` asked for when this package was imported: "auto", "eager", "native" or "triton".
 
     Raises:
         UserError: if it asked for something else.
@@ -96,14 +96,14 @@ def choose(
         The choice: fused kernels wherever they can run, unless ``PADAPTER_KERNEL`` says otherwise.
 
     Raises:
-        UserError: if ``PADAPTER_KERNEL=triton`` and the kernels cannot run, with the reason; or if the variable has a
+        UserError: if ``PADAPTER_KERNEL`` names kernels that cannot run, with the reason; or if the variable has a
             value that does not exist.
     """
     choice = on_device(query.device)
     if choice.path == "eager":
         return choice
-    obstacle = _obstacle(query, key, value, node_query, attention_mask, metric_factor, steps, dropout_p)
-    return choice if obstacle is None else _decided(wanted(), obstacle)
+    obstacle = _obstacle(choice.path, query, key, value, node_query, attention_mask, metric_factor, steps, dropout_p)
+    return choice if obstacle is None else _decided(choice.path, obstacle)
 
 
 def on_device(device: torch.device) -> Choice:
@@ -113,7 +113,7 @@ def on_device(device: torch.device) -> Choice:
         device: where the tensors are.
 
     Returns:
-        The choice; "triton" means unless the arguments have something that the kernels do not cover.
+        The choice; a path of kernels means unless the arguments have something that they do not cover.
 
     Raises:
         UserError: as `choose`.
@@ -121,38 +121,49 @@ def on_device(device: torch.device) -> Choice:
     kernel = wanted()
     if kernel == "eager":
         return Choice("eager", f"{VARIABLE}=eager")
-    return _decided(kernel, device_obstacle(device, interpreted=kernel == "triton"))
+    path: Path = "native" if kernel == "native" or (kernel == "auto" and device.type == "cpu") else "triton"
+    return _decided(path, device_obstacle(path, device))
 
 
-def _decided(kernel: str, obstacle: str | None) -> Choice:
+def _decided(path: Path, obstacle: str | None) -> Choice:
+    forced = wanted() == path
     if obstacle is None:
-        return Choice("triton", f"{VARIABLE}=triton" if kernel == "triton" else "the fused kernels cover this call")
-    if kernel == "triton":
+        return Choice(path, f"{VARIABLE}={path}" if forced else f"the {path} kernels cover this call")
+    if forced:
         raise UserError(
-            f"{VARIABLE}=triton: the fused kernels cannot run here: {obstacle}. Unset it, or set it to auto."
+            f"{VARIABLE}={path}: the {path} kernels cannot run here: {obstacle}. Unset it, or set it to auto."
         )
     return Choice("eager", obstacle)
 
 
-def device_obstacle(device: torch.device, *, interpreted: bool = False) -> str | None:
-    """Why no kernel can run on tensors of a device, or None if it can.
+def device_obstacle(path: Path, device: torch.device) -> str | None:
+    """Why kernels cannot run on tensors of a device, or None if they can.
 
     Args:
+        path: "triton" (GPUs; and, where Triton interprets, processors) or "native" (processors).
         device: where the tensors are.
-        interpreted: whether Triton's interpreter, which runs kernels on the CPU for tests, counts.
 
     Returns:
         One clause, for people, or None.
     """
+    if path == "native":
+        if device.type != "cpu":
+            return f"they are for processors, and the tensors are on {device.type!r}"
+        return _native_obstacle()
     if device.type == "cpu":
-        if interpreted and _interpreting():
+        if _interpreting():
             return None
-        return (
-            "the tensors are on the CPU, where kernels run only in Triton's interpreter (TRITON_INTERPRET=1), for tests"
-        )
+        return "the tensors are on the CPU, where they run only in Triton's interpreter (TRITON_INTERPRET=1), for tests"
     if device.type != "cuda":
         return f"the kernels are written for CUDA, and the tensors are on {device.type!r}"
     return _cuda_obstacle(device.index if device.index is not None else -1)
+
+
+@torch.compiler.assume_constant_result
+def _native_obstacle() -> str | None:
+    from padapter.functional.native.library import obstacle
+
+    return obstacle()
 
 
 @torch.compiler.assume_constant_result
@@ -173,6 +184,7 @@ def _interpreting() -> bool:
 
 
 def _obstacle(
+    path: Path,
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -197,7 +209,7 @@ def _obstacle(
             return f"{name} is empty"
     if query.dtype != key.dtype:
         return f"query is {query.dtype} and key {key.dtype}"
-    if max(query.shape[-1], value.shape[-1]) > WIDEST:
+    if path == "triton" and max(query.shape[-1], value.shape[-1]) > WIDEST:
         return f"heads are wider than {WIDEST}"
     if metric_factor is not None and metric_factor.requires_grad and metric_factor.dtype == torch.float64:
         return "a gradient of a float64 metric factor is asked for"

@@ -110,7 +110,7 @@ def p_laplacian_attention(
         steps=steps, dropout_p=dropout_p,
     )  # fmt: skip
     with without_autocast(query.device):
-        if choice.path == "triton":
+        if choice.path != "eager":
             from padapter.functional.fused.attention import fused_p_laplacian_attention
 
             least = _least_distance2(torch.float32, value.dtype, (query if node_query is None else node_query).dtype)

@@ -50,7 +50,7 @@ def fused_p_laplacian_attention(
     Raises:
         ValueError: as `p_laplacian_attention`.
     """
-    node_query = check_graph(query, key, value, node_query=node_query, attention_mask=attention_mask, degree=degree)
+    nodes = check_graph(query, key, value, node_query=node_query, attention_mask=attention_mask, degree=degree)
     check_p_laplacian(query.shape[1], value.shape[3], p=p, mu=mu, metric_factor=metric_factor, steps=1)
     scale = query.shape[-1] ** -0.5 if scale is None else float(scale)
     mask = _four_dimensional(attention_mask)
@@ -68,15 +68,18 @@ def fused_p_laplacian_attention(
 
     p_h = _per_head(p, query, heads)
     near_query = near_value = None
-    if isinstance(p, Tensor) or p != 2.0:
-        near_query, near_value = _near(node_query, exact, metric_factor)
+    distances = isinstance(p, Tensor) or p != 2.0
+    if distances:
+        near_query, near_value = _near(nodes, exact, metric_factor)
+        near_query = None if near_query is nodes else near_query
+        near_value = None if near_value is summed else near_value
     restart = None
     if isinstance(mu, Tensor) or mu != 0.0:
         restart = 2 * _per_head(mu, query, heads) / p_h
     relative = (4 + math.sqrt(width)) * torch.finfo(torch.float32).eps
     context, _, _, _ = p_laplacian_forward(
-        query, key, summed, None if restart is None else node_query, near_query, near_value, p_h, restart, mask, scale,
-        is_causal, relative, least,
+        query, key, summed, node_query, near_query, near_value, p_h, restart, mask, scale, is_causal, distances,
+        relative, least,
     )  # fmt: skip
     return context.to(value.dtype)
 

@@ -1,12 +1,16 @@
-"""The kernels as operators of PyTorch: with fake tensors for the compiler, and with autograd.
+"""The fused operators of PyTorch: with fake tensors for the compiler, and with autograd.
+
+On GPUs they are Triton's kernels (`kernel_forward` and its neighbours), on processors C (`padapter.functional.native`).
 
 * ``padapter::p_laplacian_forward``: context of p-Laplacian message passing, and three numbers per query.
 * ``padapter::p_laplacian_backward``: its gradients.
 * ``padapter::attention_degrees``, ``padapter::attention_degrees_backward``: column sums of M.
 
 Shapes: query (B, H, N1, dk); key (B, Hkv, N2, dk); value (B, Hkv or H, N2, dh); node_query, near_query (B, H, N1, dh);
-near_value (B, Hkv or H, N2, dh); p, restart (H,) float32; mask broadcastable to (B, H, N1, N2), 4-dimensional. Nothing
-of size N1 x N2 is stored. Gradients do not depend on the order in which programs run: there are no atomic additions.
+near_value (B, Hkv or H, N2, dh); p, restart (H,) float32; mask broadcastable to (B, H, N1, N2), 4-dimensional. No
+node_query means query; distances, if there are any (p = 2 has none), are those of near_query and near_value, and without
+these of the nodes themselves. Nothing of size N1 x N2 is stored. Gradients do not depend on the order in which programs
+run: there are no atomic additions.
 """
 
 from __future__ import annotations
@@ -16,6 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from padapter.functional import native
+from padapter.functional.dispatch import wanted
+from padapter.functional.fused.contract import Gradients, Inputs
 from padapter.functional.fused.launch import (
     Features,
     RowGradients,
@@ -31,7 +38,7 @@ _INPUTS = (
     "Tensor query, Tensor key, Tensor value, Tensor? node_query, Tensor? near_query, Tensor? near_value, Tensor p, "
     "Tensor? restart, Tensor? mask"
 )
-_NUMBERS = "float scale, bool causal, float relative, float least"
+_NUMBERS = "float scale, bool causal, bool distances, float relative, float least"
 
 
 @torch.library.custom_op(
@@ -42,14 +49,19 @@ _NUMBERS = "float scale, bool causal, float relative, float least"
 def p_laplacian_forward(
     query: Tensor, key: Tensor, value: Tensor, node_query: Tensor | None, near_query: Tensor | None,
     near_value: Tensor | None, p: Tensor, restart: Tensor | None, mask: Tensor | None, scale: float, causal: bool,
-    relative: float, least: float,
+    distances: bool, relative: float, least: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Context (B, H, N1, dh) in value's dtype, and row_max, row_log, log_total (B, H, N1) in float32."""
-    scores = _scores(query, key, mask, scale, causal)
-    features = _features(value, node_query, near_query, near_value, p, restart, relative, least)
+    inputs = Inputs(
+        query, key, value, node_query, near_query, near_value, p, restart, mask, scale, causal, distances, relative, least
+    )
+    if _natively(query):
+        context, *statistics = native.forward(inputs)
+        same = context.dtype == value.dtype and context.stride(1) == context.shape[-1]
+        return (context if same else _new_context(query, value).copy_(context), *statistics)
     out = _new_context(query, value)
     row_max, row_log, log_total = (_new_statistic(query) for _ in range(3))
-    forward_plan(scores, features, out, (row_max, row_log, log_total)).run()
+    forward_plan(_scores(query, key, mask, scale, causal), _features(inputs), out, (row_max, row_log, log_total)).run()
     return out, row_max, row_log, log_total
 
 
@@ -67,53 +79,71 @@ def _(query: Tensor, key: Tensor, value: Tensor, *_: Any) -> tuple[Tensor, Tenso
 def p_laplacian_backward(
     upstream: Tensor, query: Tensor, key: Tensor, value: Tensor, node_query: Tensor | None, near_query: Tensor | None,
     near_value: Tensor | None, p: Tensor, restart: Tensor | None, mask: Tensor | None, out: Tensor, row_max: Tensor,
-    row_log: Tensor, log_total: Tensor, scale: float, causal: bool, relative: float, least: float, columns: bool,
+    row_log: Tensor, log_total: Tensor, scale: float, causal: bool, distances: bool, relative: float, least: float,
+    columns: bool,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     """Gradients of all eight inputs but the mask, in their order; empty tensors where there is none.
 
     Without ``columns`` those of key, value and near_value, which take a kernel of their own, are left out.
     """
-    scores = _scores(query, key, mask, scale, causal)
-    features = _features(value, node_query, near_query, near_value, p, restart, relative, least)
+    inputs = Inputs(
+        query, key, value, node_query, near_query, near_value, p, restart, mask, scale, causal, distances, relative, least
+    )
     statistics = (row_max, row_log, log_total)
-    upstream = readable(upstream)
+    if _natively(query):
+        found = native.backward(inputs, upstream, out, statistics, columns)
+    else:
+        found = _backward_by_kernels(inputs, readable(upstream), out, statistics, columns)
+    return tuple(
+        _none(query) if gradient is None or given is None else _shared(gradient, given).to(given.dtype).contiguous()
+        for gradient, given in zip(found, inputs, strict=False)
+    )
+
+
+def _backward_by_kernels(
+    inputs: Inputs, upstream: Tensor, out: Tensor, statistics: tuple[Tensor, Tensor, Tensor], columns: bool
+) -> Gradients:
+    query, key, value, node, x, y, *_ = inputs.resolved()
+    scores, features = _scores(query, key, inputs.mask, inputs.scale, inputs.causal), _features(inputs)
+    restarts = inputs.restart is not None
     rows = RowGradients(
         query=_like(query),
-        node_query=None if node_query is None or restart is None else _like(node_query),
-        near_query=None if near_query is None else _like(near_query),
+        node_query=None if node is None else _like(node),
+        near_query=None if x is None else _like(x),
         p=_new_statistic(query),
-        restart=None if restart is None else _new_statistic(query),
+        restart=_new_statistic(query) if restarts else None,
         delta=_new_statistic(query),
-        restart_change=None if restart is None else _new_statistic(query),
+        restart_change=_new_statistic(query) if restarts else None,
     )
     backward_rows_plan(scores, features, out, statistics, upstream, rows).run()
-    d_p = torch.zeros_like(p) if near_query is None else rows.p.sum(dim=(0, 2))
-    d_restart = _none(query) if rows.restart is None else rows.restart.sum(dim=(0, 2))
-    d_key, d_value, d_near = (_none(query) for _ in range(3))
+    d_key = d_value = d_y = None
     if columns:
         heads = query.shape[1]
-        near = None if near_value is None else _per_head(near_value, heads)
-        found = (_per_head(key, heads), _per_head(value, heads), near)
-        backward_columns_plan(scores, features, statistics, upstream, rows, found).run()
-        d_key, d_value = _shared(found[0], key), _shared(found[1], value)
-        if near is not None and near_value is not None:
-            d_near = _shared(near, near_value)
-    d_node, d_far = (_none(query) if it is None else it for it in (rows.node_query, rows.near_query))
-    return rows.query, d_key, d_value, d_node, d_far, d_near, d_p, d_restart
+        d_key, d_value = _per_head(key, heads), _per_head(value, heads)
+        d_y = None if y is None else _per_head(y, heads)
+        backward_columns_plan(scores, features, statistics, upstream, rows, (d_key, d_value, d_y)).run()
+    return Gradients(
+        rows.query, d_key, d_value, rows.node_query, rows.near_query, d_y,
+        torch.zeros_like(inputs.p) if x is None else rows.p.sum(dim=(0, 2)),
+        None if rows.restart is None else rows.restart.sum(dim=(0, 2)),
+    ).gathered(inputs)  # fmt: skip
 
 
 @p_laplacian_backward.register_fake
 def _(
     upstream: Tensor, query: Tensor, key: Tensor, value: Tensor, node_query: Tensor | None, near_query: Tensor | None,
     near_value: Tensor | None, p: Tensor, restart: Tensor | None, mask: Tensor | None, out: Tensor, row_max: Tensor,
-    row_log: Tensor, log_total: Tensor, scale: float, causal: bool, relative: float, least: float, columns: bool,
+    row_log: Tensor, log_total: Tensor, scale: float, causal: bool, distances: bool, relative: float, least: float,
+    columns: bool,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     def like(tensor: Tensor | None, wanted: bool = True) -> Tensor:
         return _none(query) if tensor is None or not wanted else _like(tensor)
 
+    moves_nodes = restart is not None or (distances and near_query is None)
     return (
-        like(query), like(key, columns), like(value, columns), like(node_query, restart is not None), like(near_query),
-        like(near_value, columns), torch.empty_like(p), _none(query) if restart is None else torch.empty_like(restart),
+        like(query), like(key, columns), like(value, columns), like(node_query, moves_nodes),
+        like(near_query, distances), like(near_value, distances and columns), torch.empty_like(p),
+        _none(query) if restart is None else torch.empty_like(restart),
     )  # fmt: skip
 
 
@@ -126,12 +156,12 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
 
 def _differentiate(ctx: Any, upstream: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
     if upstream is None:
-        return (None,) * 13
+        return (None,) * 14
     wanted = ctx.needs_input_grad
     columns = wanted[1] or wanted[2] or wanted[5]
     found = p_laplacian_backward(upstream, *ctx.saved_tensors, *ctx.numbers, columns)
     given = [gradient if want else None for gradient, want in zip(found, wanted[:8], strict=True)]
-    return (*given, *(None,) * 5)
+    return (*given, *(None,) * 6)
 
 
 torch.library.register_autograd("padapter::p_laplacian_forward", _differentiate, setup_context=_save)
@@ -145,7 +175,9 @@ torch.library.register_autograd("padapter::p_laplacian_forward", _differentiate,
 def attention_degrees(
     query: Tensor, key: Tensor, mask: Tensor | None, scale: float, causal: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Column sums of M (B, H, N2), and row_max, row_log (B, H, N1), in float32."""
+    """Column sums of M (B, H, N2), and row_max, row_log (B, H, N1), in float32; unset on processors."""
+    if _natively(query):
+        return native.degrees(query, key, mask, scale, causal), _new_statistic(query), _new_statistic(query)
     scores = _scores(query, key, mask, scale, causal)
     statistics = (_new_statistic(query), _new_statistic(query))
     degrees = _new_degrees(query, key)
@@ -170,6 +202,9 @@ def attention_degrees_backward(
     causal: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Gradients of query and key."""
+    if _natively(query):
+        found = native.degrees_backward(upstream, query, key, mask, scale, causal)
+        return found[0].to(query.dtype), _shared(found[1], key).to(key.dtype)
     scores = _scores(query, key, mask, scale, causal)
     statistics = (row_max, row_log)
     delta, d_query, d_key = _new_statistic(query), _like(query), _per_head(key, query.shape[1])
@@ -200,16 +235,21 @@ def _differentiate_degrees(ctx: Any, upstream: Tensor | None, *_: Any) -> tuple[
 torch.library.register_autograd("padapter::attention_degrees", _differentiate_degrees, setup_context=_save_degrees)
 
 
+def _natively(query: Tensor) -> bool:
+    """Whether these tensors go to the C library; on the CPU, Triton's interpreter is only for tests of its kernels."""
+    return query.device.type == "cpu" and wanted() != "triton"
+
+
 def _scores(query: Tensor, key: Tensor, mask: Tensor | None, scale: float, causal: bool) -> Scores:
     return Scores(readable(query), readable(key), mask, scale, causal)
 
 
-def _features(
-    value: Tensor, node_query: Tensor | None, near_query: Tensor | None, near_value: Tensor | None, p: Tensor,
-    restart: Tensor | None, relative: float, least: float,
-) -> Features:  # fmt: skip
-    node, x, y = (None if it is None else readable(it) for it in (node_query, near_query, near_value))
-    return Features(readable(value), node, x, y, p.contiguous(), restart, relative, least)
+def _features(inputs: Inputs) -> Features:
+    _, _, value, *rest = inputs.resolved()
+    node, x, y = (None if it is None else readable(it) for it in rest)
+    return Features(
+        readable(value), node, x, y, inputs.p.contiguous(), inputs.restart, inputs.relative, inputs.least
+    )
 
 
 def _new_context(query: Tensor, value: Tensor) -> Tensor:

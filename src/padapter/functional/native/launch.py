@@ -1,0 +1,195 @@
+"""From tensors to calls of the C library, by as many threads as PyTorch uses."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from padapter.functional.fused.contract import Gradients, Inputs
+from padapter.functional.native.library import load
+
+#: The largest log of 1 / (sum Mbar + r) that is turned into a number: half the exponent range of float32.
+_LARGEST_INVERSE = 44.36
+
+
+class _View(ctypes.Structure):
+    _fields_ = (("at", ctypes.c_void_p), ("batch", ctypes.c_long), ("head", ctypes.c_long), ("row", ctypes.c_long))
+
+
+_VIEWS = (
+    "query", "key", "value", "node", "x", "y", "mask", "upstream", "out",
+    "d_query", "d_key", "d_value", "d_node", "d_x", "d_y",
+)  # fmt: skip
+_ARRAYS = ("row_max", "row_log", "log_total", "p", "restart", "d_p", "d_restart")
+_LONGS = ("B", "H", "N1", "N2", "DK", "DH", "key_groups", "value_groups", "y_groups", "causal")
+_NUMBERS = ("scale", "relative", "least", "largest_inverse")
+
+
+class _Problem(ctypes.Structure):
+    _fields_ = (
+        *((name, _View) for name in _VIEWS),
+        *((name, ctypes.c_void_p) for name in _ARRAYS),
+        *((name, ctypes.c_long) for name in _LONGS),
+        *((name, ctypes.c_float) for name in _NUMBERS),
+        ("next", ctypes.c_long),
+    )
+
+
+def forward(inputs: Inputs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Compute the context (B, H, N1, dh) and row_max, row_log, log_total (B, H, N1), in float32.
+
+    Raises:
+        MemoryError: if a thread finds no room for its rows of scores.
+    """
+    problem, keep = _problem(inputs)
+    B, H, N1, _ = inputs.query.shape
+    out = _fresh(inputs.query, B, N1, H, problem.DH).transpose(1, 2)
+    statistics = [inputs.query.new_empty(B, H, N1, dtype=torch.float32) for _ in range(3)]
+    _point(problem, out=out)
+    _array(problem, row_max=statistics[0], row_log=statistics[1], log_total=statistics[2])
+    _run("padapter_forward", problem)
+    del keep
+    return out[..., : inputs.value.shape[-1]], statistics[0], statistics[1], statistics[2]
+
+
+def backward(inputs: Inputs, upstream: Tensor, out: Tensor, statistics: tuple[Tensor, ...], columns: bool) -> Gradients:
+    """Compute the gradients of everything but the mask.
+
+    Args:
+        inputs: those of the forward pass.
+        upstream: (B, H, N1, dh).
+        out: the context.
+        statistics: row_max, row_log, log_total.
+        columns: whether gradients of key, value and near_value are wanted.
+
+    Raises:
+        MemoryError: as `forward`.
+    """
+    problem, keep = _problem(inputs)
+    B, H = inputs.query.shape[:2]
+    restarts, near = inputs.restart is not None, inputs.distances
+    rows = {"d_query": (inputs.query, problem.N1, problem.DK)}
+    if inputs.node_query is not None and (restarts or (near and inputs.near_query is None)):
+        rows["d_node"] = (inputs.node_query, problem.N1, problem.DH)
+    if near and inputs.near_query is not None:
+        rows["d_x"] = (inputs.near_query, problem.N1, problem.DH)
+    if columns:
+        rows["d_key"] = (inputs.key, problem.N2, problem.DK)
+        rows["d_value"] = (inputs.value, problem.N2, problem.DH)
+        if near and inputs.near_value is not None:
+            rows["d_y"] = (inputs.near_value, problem.N2, problem.DH)
+    found = {name: _fresh(inputs.query, B, H, nodes, width) for name, (_, nodes, width) in rows.items()}
+    # Gradients of features that stand for others are added to theirs.
+    node = found.get("d_node", found["d_query"])
+    x, y = found.get("d_x", node), found.get("d_y", found.get("d_value"))
+    targets = found | ({"d_node": node} if restarts else {}) | ({"d_x": x, "d_y": y} if near else {})
+    read = [_readable(tensor) for tensor in (upstream, out)]
+    _point(problem, upstream=read[0], out=read[1], **targets)
+    d_p = inputs.p.new_empty(B, H, dtype=torch.float32)
+    d_restart = torch.empty_like(d_p) if restarts else None
+    row_max, row_log, log_total = statistics
+    _array(problem, row_max=row_max, row_log=row_log, log_total=log_total, d_p=d_p, d_restart=d_restart)
+    _run("padapter_backward", problem)
+    del keep
+    cut = {name: tensor[..., : rows[name][0].shape[-1]] for name, tensor in found.items()}
+    return Gradients(
+        cut["d_query"], cut.get("d_key"), cut.get("d_value"), cut.get("d_node"), cut.get("d_x"), cut.get("d_y"),
+        d_p.sum(0), None if d_restart is None else d_restart.sum(0),
+    )  # fmt: skip
+
+
+def _problem(inputs: Inputs) -> tuple[_Problem, list[Any]]:
+    """The problem without its outputs, and the tensors that it points into."""
+    library = load()
+    panel = library.padapter_panel()
+    if library.padapter_problem_size() != ctypes.sizeof(_Problem):
+        raise RuntimeError("launch.py and attention.h disagree on what a problem is")
+    B, H, N1, _ = inputs.query.shape
+    N2 = inputs.key.shape[2]
+    query, key, value, node, x, y = inputs.resolved()
+    made: dict[int, Tensor] = {}
+
+    def readable(tensor: Tensor | None) -> Tensor | None:
+        """Once for every tensor: the library looks whether two are the same."""
+        return None if tensor is None else made.setdefault(id(tensor), _readable(tensor))
+
+    tensors = {name: readable(it) for name, it in zip(_VIEWS, (query, key, value, node, x, y), strict=False)}
+    tensors["mask"] = None if inputs.mask is None else _added(inputs.mask, N2).expand(B, H, N1, N2)
+    problem = _Problem()
+    _point(problem, **tensors)
+    given = {"p": inputs.p, "restart": inputs.restart}
+    numbers = {name: None if it is None else it.float().contiguous() for name, it in given.items()}
+    _array(problem, **numbers)
+    problem.B, problem.H, problem.N1, problem.N2, problem.causal = B, H, N1, N2, inputs.causal
+    problem.DK, problem.DH = (-(-width // panel) * panel for width in (query.shape[-1], value.shape[-1]))
+    problem.key_groups, problem.value_groups = H // key.shape[1], H // value.shape[1]
+    problem.y_groups = 1 if y is None else H // y.shape[1]
+    problem.scale, problem.relative, problem.least = inputs.scale, inputs.relative, inputs.least
+    problem.largest_inverse = _LARGEST_INVERSE
+    return problem, [tensors, numbers]
+
+
+def _fresh(like: Tensor, *shape: int) -> Tensor:
+    tensor = like.new_empty(shape, dtype=torch.float32)
+    load().padapter_prepare(tensor.data_ptr(), tensor.nbytes)
+    return tensor
+
+
+def _readable(tensor: Tensor) -> Tensor:
+    """In float32, with contiguous rows whose width is a multiple of what the library computes together."""
+    tensor = tensor.float()
+    short = -tensor.shape[-1] % load().padapter_panel()
+    if short:
+        return torch.nn.functional.pad(tensor, (0, short))
+    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
+
+
+def _added(mask: Tensor, keys: int) -> Tensor:
+    """A mask as float32 numbers to add, with contiguous rows of all keys."""
+    if mask.dtype == torch.bool:
+        mask = torch.zeros_like(mask, dtype=torch.float32).masked_fill_(~mask, -torch.inf)
+    mask = mask.float().expand(*mask.shape[:-1], keys)
+    return mask if mask.stride(-1) == 1 else mask.contiguous()
+
+
+def _point(problem: _Problem, **tensors: Tensor | None) -> None:
+    for name, tensor in tensors.items():
+        if tensor is not None:
+            batch, head, row, _ = tensor.stride()
+            setattr(problem, name, _View(tensor.data_ptr(), batch, head, row))
+
+
+def _array(problem: _Problem, **tensors: Tensor | None) -> None:
+    for name, tensor in tensors.items():
+        if tensor is not None:
+            setattr(problem, name, tensor.data_ptr())
+
+
+_pool: ThreadPoolExecutor | None = None
+
+
+def _forget_pool() -> None:
+    global _pool
+    _pool = None  # a forked process has none of its parent's threads
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_pool)
+
+
+def _run(name: str, problem: _Problem) -> None:
+    """Let PyTorch's number of threads work on a problem, this one being one of them."""
+    global _pool
+    function, at = getattr(load(), name), ctypes.addressof(problem)
+    helpers = min(torch.get_num_threads(), problem.B * problem.H) - 1
+    if helpers > 0 and _pool is None:
+        _pool = ThreadPoolExecutor(max_workers=max(os.cpu_count() or 1, 1), thread_name_prefix="padapter")
+    waiting = [_pool.submit(function, at) for _ in range(helpers)] if _pool is not None else []
+    failed = [function(at), *(task.result() for task in waiting)]
+    if all(failed):
+        raise MemoryError("no memory for one row of attention scores")
