@@ -67,10 +67,15 @@ def fused_p_laplacian_attention(
         summed = exact.to(torch.bfloat16) if value.dtype == torch.bfloat16 else exact
 
     p_h = _per_head(p, query, heads)
-    near_query = near_value = None
     distances = isinstance(p, Tensor) or p != 2.0
-    if distances:
-        near_query, near_value = _near(nodes, exact, metric_factor)
+    near_query: Tensor | None = None
+    near_value: Tensor | None = None
+    constant = None if metric_factor is None or metric_factor.requires_grad else metric_factor.float()
+    if distances and metric_factor is not None and constant is None:
+        R = metric_factor.float()  # a gradient of R is PyTorch's business
+        near_query, near_value = nodes.float() @ R, _every_head(exact, heads).float() @ R
+    elif distances:
+        near_query, near_value = _near(nodes, exact, rounded=constant is None)
         near_query = None if near_query is nodes else near_query
         near_value = None if near_value is summed else near_value
     restart = None
@@ -78,23 +83,21 @@ def fused_p_laplacian_attention(
         restart = 2 * _per_head(mu, query, heads) / p_h
     relative = (4 + math.sqrt(width)) * torch.finfo(torch.float32).eps
     context, _, _, _ = p_laplacian_forward(
-        query, key, summed, node_query, near_query, near_value, p_h, restart, mask, scale, is_causal, distances,
-        relative, least,
+        query, key, summed, node_query, near_query, near_value, p_h, restart, constant if distances else None, mask,
+        scale, is_causal, distances, relative, least,
     )  # fmt: skip
     return context.to(value.dtype)
 
 
-def _near(node_query: Tensor, value: Tensor, metric_factor: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The features that distances are taken of, both in bfloat16 or both in float32.
+def _near(nodes: Tensor, value: Tensor, *, rounded: bool) -> tuple[Tensor, Tensor]:
+    """The features that distances are taken of: as they are, or both in float32.
 
-    Float16 could not hold ``1 / delta^2`` times a gradient, which the backward pass multiplies with them.
+    Without a metric, behind which they are float32 anyway, kernels multiply them as they are. Float16 could not hold
+    ``1 / delta^2`` times a gradient, which the backward pass multiplies with them, and the two must be of one dtype.
     """
-    if metric_factor is not None:
-        R = metric_factor.float()
-        return node_query.float() @ R, _every_head(value, R.shape[0]).float() @ R
-    if node_query.dtype == value.dtype == torch.bfloat16:
-        return node_query, value
-    return node_query.float(), value.float()
+    if not rounded or nodes.dtype == value.dtype != torch.float16:
+        return nodes, value
+    return nodes.float(), value.float()
 
 
 def _every_head(shared: Tensor, heads: int) -> Tensor:

@@ -18,6 +18,7 @@ class Inputs(NamedTuple):
     near_value: Tensor | None
     p: Tensor
     restart: Tensor | None
+    metric: Tensor | None
     mask: Tensor | None
     scale: float
     causal: bool
@@ -32,6 +33,16 @@ class Inputs(NamedTuple):
         y = self.value if self.near_value is None else self.near_value
         near = (x, y) if self.distances else (None, None)
         return self.query, self.key, self.value, None if self.restart is None else node, *near
+
+    def behind_metric(self) -> tuple[Tensor | None, Tensor | None]:
+        """The last two of `resolved`, times R if there is one: (B, H, N1, dh) and (B, H or Hkv, N2, dh)."""
+        *_, x, y = self.resolved()
+        if self.metric is None or x is None or y is None:
+            return x, y
+        heads = self.metric.shape[0]
+        if y.shape[1] < heads:
+            y = y.repeat_interleave(heads // y.shape[1], dim=1)
+        return x.float() @ self.metric, y.float() @ self.metric
 
 
 class Gradients(NamedTuple):
@@ -50,8 +61,10 @@ class Gradients(NamedTuple):
     restart: Tensor | None
 
     def gathered(self, inputs: Inputs) -> Gradients:
-        """Gradients of `Inputs.resolved`, each added to that of the input which it stands for."""
+        """Gradients of what kernels see as those of inputs: in front of R, and added to what each of them stands for."""
         query, value, node, x, y = self.query, self.value, self.node_query, self.near_query, self.near_value
+        if inputs.metric is not None:
+            x, y = (None if it is None else it.float() @ inputs.metric.mT for it in (x, y))
         if inputs.near_value is None and value is not None and y is not None:
             value, y = value + y, None
         if inputs.near_query is None and x is not None:

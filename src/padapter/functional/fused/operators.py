@@ -7,10 +7,10 @@ On GPUs they are Triton's kernels (`kernel_forward` and its neighbours), on proc
 * ``padapter::attention_degrees``, ``padapter::attention_degrees_backward``: column sums of M.
 
 Shapes: query (B, H, N1, dk); key (B, Hkv, N2, dk); value (B, Hkv or H, N2, dh); node_query, near_query (B, H, N1, dh);
-near_value (B, Hkv or H, N2, dh); p, restart (H,) float32; mask broadcastable to (B, H, N1, N2), 4-dimensional. No
-node_query means query; distances, if there are any (p = 2 has none), are those of near_query and near_value, and without
-these of the nodes themselves. Nothing of size N1 x N2 is stored. Gradients do not depend on the order in which programs
-run: there are no atomic additions.
+near_value (B, Hkv or H, N2, dh); p, restart (H,) float32; metric (H, dh, dh) float32, a constant; mask broadcastable to
+(B, H, N1, N2), 4-dimensional. No node_query means query; distances, if there are any (p = 2 has none), are those of
+near_query and near_value, without these of the nodes themselves, and behind the metric if there is one. Nothing of size
+N1 x N2 is stored. Gradients do not depend on the order in which programs run: there are no atomic additions.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from padapter.functional.fused.launch import (
 
 _INPUTS = (
     "Tensor query, Tensor key, Tensor value, Tensor? node_query, Tensor? near_query, Tensor? near_value, Tensor p, "
-    "Tensor? restart, Tensor? mask"
+    "Tensor? restart, Tensor? metric, Tensor? mask"
 )
 _NUMBERS = "float scale, bool causal, bool distances, float relative, float least"
 
@@ -48,12 +48,14 @@ _NUMBERS = "float scale, bool causal, bool distances, float relative, float leas
 )
 def p_laplacian_forward(
     query: Tensor, key: Tensor, value: Tensor, node_query: Tensor | None, near_query: Tensor | None,
-    near_value: Tensor | None, p: Tensor, restart: Tensor | None, mask: Tensor | None, scale: float, causal: bool,
+    near_value: Tensor | None, p: Tensor, restart: Tensor | None,
+    metric: Tensor | None, mask: Tensor | None, scale: float, causal: bool,
     distances: bool, relative: float, least: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Context (B, H, N1, dh) in value's dtype, and row_max, row_log, log_total (B, H, N1) in float32."""
     inputs = Inputs(
-        query, key, value, node_query, near_query, near_value, p, restart, mask, scale, causal, distances, relative, least
+        query, key, value, node_query, near_query, near_value, p, restart, metric, mask, scale, causal,
+        distances, relative, least,
     )
     if _natively(query):
         context, *statistics = native.forward(inputs)
@@ -78,7 +80,8 @@ def _(query: Tensor, key: Tensor, value: Tensor, *_: Any) -> tuple[Tensor, Tenso
 )
 def p_laplacian_backward(
     upstream: Tensor, query: Tensor, key: Tensor, value: Tensor, node_query: Tensor | None, near_query: Tensor | None,
-    near_value: Tensor | None, p: Tensor, restart: Tensor | None, mask: Tensor | None, out: Tensor, row_max: Tensor,
+    near_value: Tensor | None, p: Tensor, restart: Tensor | None,
+    metric: Tensor | None, mask: Tensor | None, out: Tensor, row_max: Tensor,
     row_log: Tensor, log_total: Tensor, scale: float, causal: bool, distances: bool, relative: float, least: float,
     columns: bool,
 ) -> tuple[Tensor, ...]:  # fmt: skip
@@ -87,7 +90,8 @@ def p_laplacian_backward(
     Without ``columns`` those of key, value and near_value, which take a kernel of their own, are left out.
     """
     inputs = Inputs(
-        query, key, value, node_query, near_query, near_value, p, restart, mask, scale, causal, distances, relative, least
+        query, key, value, node_query, near_query, near_value, p, restart, metric, mask, scale, causal,
+        distances, relative, least,
     )
     statistics = (row_max, row_log, log_total)
     if _natively(query):
@@ -103,7 +107,8 @@ def p_laplacian_backward(
 def _backward_by_kernels(
     inputs: Inputs, upstream: Tensor, out: Tensor, statistics: tuple[Tensor, Tensor, Tensor], columns: bool
 ) -> Gradients:
-    query, key, value, node, x, y, *_ = inputs.resolved()
+    query, key, value, node, *_ = inputs.resolved()
+    x, y = inputs.behind_metric()
     scores, features = _scores(query, key, inputs.mask, inputs.scale, inputs.causal), _features(inputs)
     restarts = inputs.restart is not None
     rows = RowGradients(
@@ -132,7 +137,8 @@ def _backward_by_kernels(
 @p_laplacian_backward.register_fake
 def _(
     upstream: Tensor, query: Tensor, key: Tensor, value: Tensor, node_query: Tensor | None, near_query: Tensor | None,
-    near_value: Tensor | None, p: Tensor, restart: Tensor | None, mask: Tensor | None, out: Tensor, row_max: Tensor,
+    near_value: Tensor | None, p: Tensor, restart: Tensor | None,
+    metric: Tensor | None, mask: Tensor | None, out: Tensor, row_max: Tensor,
     row_log: Tensor, log_total: Tensor, scale: float, causal: bool, distances: bool, relative: float, least: float,
     columns: bool,
 ) -> tuple[Tensor, ...]:  # fmt: skip
@@ -148,7 +154,7 @@ def _(
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    tensors, ctx.numbers = inputs[:9], inputs[9:]
+    tensors, ctx.numbers = inputs[:10], inputs[10:]
     ctx.save_for_backward(*tensors, *output)
     ctx.mark_non_differentiable(*output[1:])
     ctx.set_materialize_grads(False)
@@ -156,12 +162,12 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
 
 def _differentiate(ctx: Any, upstream: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
     if upstream is None:
-        return (None,) * 14
+        return (None,) * 15
     wanted = ctx.needs_input_grad
     columns = wanted[1] or wanted[2] or wanted[5]
     found = p_laplacian_backward(upstream, *ctx.saved_tensors, *ctx.numbers, columns)
     given = [gradient if want else None for gradient, want in zip(found, wanted[:8], strict=True)]
-    return (*given, *(None,) * 6)
+    return (*given, *(None,) * 7)
 
 
 torch.library.register_autograd("padapter::p_laplacian_forward", _differentiate, setup_context=_save)
@@ -245,8 +251,8 @@ def _scores(query: Tensor, key: Tensor, mask: Tensor | None, scale: float, causa
 
 
 def _features(inputs: Inputs) -> Features:
-    _, _, value, *rest = inputs.resolved()
-    node, x, y = (None if it is None else readable(it) for it in rest)
+    _, _, value, node, *_ = inputs.resolved()
+    node, x, y = (None if it is None else readable(it) for it in (node, *inputs.behind_metric()))
     return Features(
         readable(value), node, x, y, inputs.p.contiguous(), inputs.restart, inputs.relative, inputs.least
     )

@@ -27,36 +27,67 @@ static long block_rows(const Problem *it)
     return ((it->N1 + blocks - 1) / blocks + ROWS - 1) / ROWS * ROWS;
 }
 
-/* One pair's keys, values and value nodes as both passes read them, and room for rows of scores. */
+/* One pair's keys, values and value nodes as both passes read them, and room for a block of rows. */
 typedef struct {
-    float *keys, *values, *nodes;         /* transposed panels: (DK | DH, N2) */
+    float *keys, *values, *nodes;             /* transposed panels: (DK | DH, N2) */
     float *key_rows, *value_rows, *node_rows; /* panels: (N2, DK | DH) */
-    float *y2;                            /* (N2,): |y_j|^2, 0 behind the last */
-    float *e_sums;                        /* (N2,): sums of e over queries */
-    float *a, *b, *c;                     /* rows of scores */
+    float *y2;                                /* (N2,): |y_j|^2, 0 behind the last */
+    float *e_sums;                            /* (N2,): sums of e over queries */
+    float *a, *b, *c;                         /* rows of scores */
+    float *metric, *metric_transposed;        /* panels: (DH, DH), R and R^T */
+    float *x, *d_x;                           /* (rows, DH): behind R */
+    float *y, *d_y;                           /* (N2, DH): behind R */
 } Room;
+
+#define PARTS 17
 
 static int make_room(const Problem *it, Room *room, int backward)
 {
-    const long m = padded(it->N2), rows = block_rows(it) * m;
-    const int near = it->x.at != 0, same = it->y.at == it->value.at, apart = near && !same;
-    long sizes[] = {m * it->DK,           backward || same ? m * it->DH : 0,
-                    apart ? m * it->DH : 0, backward ? m * it->DK : 0,
-                    m * it->DH,           backward && apart ? m * it->DH : 0,
-                    m,                    m,
-                    rows,                 near ? rows : 0,
-                    backward ? rows : 0};
-    float **parts[] = {&room->keys,      &room->values, &room->nodes, &room->key_rows, &room->value_rows, &room->node_rows,
-                       &room->y2,        &room->e_sums, &room->a,     &room->b,        &room->c};
+    const long m = padded(it->N2), rows = block_rows(it), near = it->x.at != 0, metric = it->metric.at != 0;
+    const long same = it->y.at == it->value.at && !metric, apart = near && !same;
+    const long DK = it->DK, DH = it->DH;
+    const struct {
+        float **part;
+        long size;
+    } parts[PARTS] = {
+        {&room->keys, m * DK},
+        {&room->values, (backward || same) * m * DH},
+        {&room->nodes, apart * m * DH},
+        {&room->key_rows, backward * m * DK},
+        {&room->value_rows, m * DH},
+        {&room->node_rows, (backward && apart) * m * DH},
+        {&room->y2, m},
+        {&room->e_sums, m},
+        {&room->a, rows * m},
+        {&room->b, near * rows * m},
+        {&room->c, backward * rows * m},
+        {&room->metric, metric * DH * DH},
+        {&room->metric_transposed, metric * backward * DH * DH},
+        {&room->x, metric * rows * DH},
+        {&room->d_x, metric * backward * rows * DH},
+        {&room->y, metric * m * DH},
+        {&room->d_y, metric * backward * m * DH},
+    };
     long total = 0;
-    for (int i = 0; i < 11; i++) total += (sizes[i] + 15) / 16 * 16;
+    for (int i = 0; i < PARTS; i++) total += (parts[i].size + 15) / 16 * 16;
     float *at = aligned_alloc(64, (size_t)total * sizeof(float));
     if (!at) return 0;
-    for (int i = 0; i < 11; i++) {
-        *parts[i] = at;
-        at += (sizes[i] + 15) / 16 * 16;
+    for (int i = 0; i < PARTS; i++) {
+        *parts[i].part = at;
+        at += (parts[i].size + 15) / 16 * 16;
     }
     return 1;
+}
+
+/* Rows of numbers. */
+typedef struct {
+    float *at;
+    long row;
+} Rows;
+
+static inline Rows rows_of(View view, long batch, long head, long first)
+{
+    return (Rows){row_of(view, batch, head, first), view.row};
 }
 
 static inline float dot(const float *a, const float *b, long width)
@@ -66,12 +97,20 @@ static inline float dot(const float *a, const float *b, long width)
     return sum_of(sum);
 }
 
-static void read_pair(const Problem *it, long batch, long head, Room *room, int backward)
+/* Reads a pair, and returns the value nodes whose distances are taken. */
+static Rows read_pair(const Problem *it, long batch, long head, Room *room, int backward)
 {
     const float *key = row_of(it->key, batch, head / it->key_groups, 0);
     const float *value = row_of(it->value, batch, head / it->value_groups, 0);
-    const float *y = row_of(it->y, batch, head / it->y_groups, 0);
-    const int same = y == value; /* distances of the values themselves */
+    Rows y = rows_of(it->y, batch, head / it->y_groups, 0);
+    if (it->metric.at) {
+        const float *R = row_of(it->metric, 0, head, 0);
+        pack(it->DH, it->DH, R, it->metric.row, room->metric);
+        if (backward) pack_transposed(it->DH, it->DH, R, it->metric.row, room->metric_transposed);
+        times_panels(it->N2, it->DH, it->DH, y.at, y.row, room->metric, room->y, it->DH, 0);
+        y = (Rows){room->y, it->DH};
+    }
+    const int same = y.at == value; /* distances of the values themselves */
     if (same) {
         room->nodes = room->values;
         room->node_rows = room->value_rows;
@@ -79,13 +118,28 @@ static void read_pair(const Problem *it, long batch, long head, Room *room, int 
     pack_transposed(it->N2, it->DK, key, it->key.row, room->keys);
     pack(it->N2, it->DH, value, it->value.row, room->value_rows);
     if (backward || same) pack_transposed(it->N2, it->DH, value, it->value.row, room->values);
-    if (y && !same) pack_transposed(it->N2, it->DH, y, it->y.row, room->nodes);
-    if (y)
+    if (y.at && !same) pack_transposed(it->N2, it->DH, y.at, y.row, room->nodes);
+    if (y.at)
         for (long j = 0; j < padded(it->N2); j++)
-            room->y2[j] = j < it->N2 ? dot(y + j * it->y.row, y + j * it->y.row, it->DH) : 0.0f;
-    if (!backward) return;
-    pack(it->N2, it->DK, key, it->key.row, room->key_rows);
-    if (y && !same) pack(it->N2, it->DH, y, it->y.row, room->node_rows);
+            room->y2[j] = j < it->N2 ? dot(y.at + j * y.row, y.at + j * y.row, it->DH) : 0.0f;
+    if (backward) pack(it->N2, it->DK, key, it->key.row, room->key_rows);
+    if (backward && y.at && !same) pack(it->N2, it->DH, y.at, y.row, room->node_rows);
+    return y;
+}
+
+/* Query nodes of a block whose distances are taken. */
+static Rows read_block(const Problem *it, long batch, long head, long first, long rows, Room *room)
+{
+    Rows x = rows_of(it->x, batch, head, first);
+    if (!it->metric.at) return x;
+    times_panels(rows, it->DH, it->DH, x.at, x.row, room->metric, room->x, it->DH, 0);
+    return (Rows){room->x, it->DH};
+}
+
+/* |x_i|^2 */
+static inline float size_of(const Problem *it, Rows x, long i)
+{
+    return x.at ? dot(x.at + i * x.row, x.at + i * x.row, it->DH) : 0.0f;
 }
 
 /* A B^T of a block of rows: dot products of (rows, width) with all columns, which come as transposed panels. */
@@ -168,18 +222,16 @@ static void forward_pair(const Problem *it, long batch, long head, Room *room)
     read_pair(it, batch, head, room, 0);
     for (long first = 0; first < it->N1; first += block) {
         const long rows = least_of(block, it->N1 - first), at = (batch * it->H + head) * it->N1 + first;
-        const float *x = row_of(it->x, batch, head, first);
+        const Rows x = read_block(it, batch, head, first, rows, room);
         float *out = row_of(it->out, batch, head, first);
         with_columns(it, rows, it->DK, row_of(it->query, batch, head, first), it->query.row, room->keys, room->a);
-        if (x) with_columns(it, rows, it->DH, x, it->x.row, room->nodes, room->b);
+        if (x.at) with_columns(it, rows, it->DH, x.at, x.row, room->nodes, room->b);
         float totals[block];
-        for (long i = 0; i < rows; i++) {
-            const float *own = x ? x + i * it->x.row : 0;
+        for (long i = 0; i < rows; i++)
             totals[i] = weigh_row(
-                it, first + i, row_of(it->mask, batch, head, first + i), p, restart, x ? dot(own, own, it->DH) : 0.0f,
-                room->y2, room->a + i * m, x ? room->b + i * m : 0, it->row_max + at + i, it->row_log + at + i,
+                it, first + i, row_of(it->mask, batch, head, first + i), p, restart, size_of(it, x, i), room->y2,
+                room->a + i * m, x.at ? room->b + i * m : 0, it->row_max + at + i, it->row_log + at + i,
                 it->log_total + at + i);
-        }
         times_panels(rows, it->N2, it->DH, room->a, m, room->value_rows, out, it->out.row, 0);
         for (long i = 0; i < rows; i++) {
             const float *node = row_of(it->node, batch, head, first + i);
@@ -227,71 +279,94 @@ static inline __attribute__((always_inline)) RowSums differentiate_row(
     return sums;
 }
 
-static void backward_pair(const Problem *it, long batch, long head, Room *room)
+/* What one block of rows adds to the gradients of the pair's p and restart. */
+typedef struct {
+    double p, restart;
+} Sums;
+
+/* Scores of a block, in room->a, b and c, become W, -e and dS; e_rows gets sums of e, d_node beta_i G_i. */
+static Sums differentiate_block(
+    const Problem *it, long batch, long head, long first, long rows, Rows x, Room *room, float *e_rows)
 {
-    const long m = padded(it->N2), block = block_rows(it), pair = batch * it->H + head;
+    const long m = padded(it->N2), at = (batch * it->H + head) * it->N1 + first;
     const float p = it->p[head], restart = it->restart ? it->restart[head] : 0.0f;
-    double d_p = 0, d_restart = 0;
-    float *d_key = row_of(it->d_key, batch, head, 0), *d_value = row_of(it->d_value, batch, head, 0);
-    float *d_y = row_of(it->d_y, batch, head, 0);
-    read_pair(it, batch, head, room, 1);
-    for (long j = 0; j < m; j++) room->e_sums[j] = 0.0f;
-    for (long first = 0; first < it->N1; first += block) {
-        const long rows = least_of(block, it->N1 - first), at = pair * it->N1 + first;
-        const float *query = row_of(it->query, batch, head, first), *x = row_of(it->x, batch, head, first);
-        const float *g = row_of(it->upstream, batch, head, first);
-        float *d_query = row_of(it->d_query, batch, head, first), *d_x = row_of(it->d_x, batch, head, first);
-        float *d_node = row_of(it->d_node, batch, head, first);
-        float e_rows[block];
-        with_columns(it, rows, it->DK, query, it->query.row, room->keys, room->a);
-        with_columns(it, rows, it->DH, g, it->upstream.row, room->values, room->c);
-        if (x) with_columns(it, rows, it->DH, x, it->x.row, room->nodes, room->b);
-        for (long i = 0; i < rows; i++) {
-            const float *gi = g + i * it->upstream.row, *node = row_of(it->node, batch, head, first + i);
-            const float log_total = it->log_total[at + i];
-            const float delta = dot(gi, row_of(it->out, batch, head, first + i), it->DH);
-            const float share = it->restart ? one_exp(fminf(-log_total, it->largest_inverse)) : 0.0f;
-            const float surplus = node ? dot(gi, node, it->DH) - delta : 0.0f, beta = restart * share;
-            const float x2 = x ? dot(x + i * it->x.row, x + i * it->x.row, it->DH) : 0.0f;
-            float *s = room->a + i * m, *xy = room->b + i * m, *gv = room->c + i * m;
-            finish_scores(it, first + i, row_of(it->mask, batch, head, first + i), s);
+    Sums found = {0, 0};
+    for (long i = 0; i < rows; i++) {
+        const float *g = row_of(it->upstream, batch, head, first + i), *node = row_of(it->node, batch, head, first + i);
+        const float log_total = it->log_total[at + i], delta = dot(g, row_of(it->out, batch, head, first + i), it->DH);
+        const float share = it->restart ? one_exp(fminf(-log_total, it->largest_inverse)) : 0.0f;
+        const float surplus = node ? dot(g, node, it->DH) - delta : 0.0f, beta = restart * share;
+        const float x2 = size_of(it, x, i);
+        float *s = room->a + i * m, *xy = room->b + i * m, *gv = room->c + i * m;
+        finish_scores(it, first + i, row_of(it->mask, batch, head, first + i), s);
 #define DIFFERENTIATE(near, restarts)                                                                                  \
     differentiate_row(it, near, restarts, p, x2, room->y2, it->row_max[at + i], it->row_log[at + i], log_total, delta, \
                       beta * surplus, s, xy, gv, room->e_sums)
-            RowSums sums = x ? (it->restart ? DIFFERENTIATE(1, 1) : DIFFERENTIATE(1, 0))
-                             : (it->restart ? DIFFERENTIATE(0, 1) : DIFFERENTIATE(0, 0));
+        RowSums sums = x.at ? (it->restart ? DIFFERENTIATE(1, 1) : DIFFERENTIATE(1, 0))
+                            : (it->restart ? DIFFERENTIATE(0, 1) : DIFFERENTIATE(0, 0));
 #undef DIFFERENTIATE
-            d_p += 0.5 * sum_of(sums.p);
-            d_restart += surplus * share;
-            e_rows[i] = sum_of(sums.e);
-            if (d_node)
-                for (long k = 0; k < it->DH; k += LANES) store(d_node + i * it->d_node.row + k, beta * load(gi + k));
+        found.p += 0.5 * sum_of(sums.p);
+        found.restart += surplus * share;
+        e_rows[i] = sum_of(sums.e);
+        float *d_node = row_of(it->d_node, batch, head, first + i);
+        for (long k = 0; d_node && k < it->DH; k += LANES) store(d_node + k, beta * load(g + k));
+    }
+    return found;
+}
+
+/* to = factor_i x_i, or += factor_i x_i, for every row i. */
+static void scaled(long rows, long width, const float *factors, Rows x, Rows to, int add)
+{
+    for (long i = 0; i < rows; i++)
+        for (long k = 0; k < width; k += LANES) {
+            Floats change = factors[i] * load(x.at + i * x.row + k);
+            store(to.at + i * to.row + k, add ? load(to.at + i * to.row + k) + change : change);
         }
-        if (d_x)
-            for (long i = 0; i < rows; i++)
-                for (long k = 0; k < it->DH; k += LANES) {
-                    float *to = d_x + i * it->d_x.row + k;
-                    Floats change = e_rows[i] * load(x + i * it->x.row + k);
-                    store(to, d_x == d_node ? load(to) + change : change);
-                }
-        if (d_x) times_panels(rows, it->N2, it->DH, room->b, m, room->node_rows, d_x, it->d_x.row, 1);
-        times_panels(rows, it->N2, it->DK, room->c, m, room->key_rows, d_query, it->d_query.row,
-                     d_query == d_node || d_query == d_x);
-        const int add = first > 0;
-        if (d_key) transposed_times(it->N2, rows, it->DK, room->c, m, query, it->query.row, d_key, it->d_key.row, add);
-        if (d_value) transposed_times(it->N2, rows, it->DH, room->a, m, g, it->upstream.row, d_value, it->d_value.row, add);
-        if (d_y) transposed_times(it->N2, rows, it->DH, room->b, m, x, it->x.row, d_y, it->d_y.row, add || d_y == d_value);
+}
+
+static void backward_pair(const Problem *it, long batch, long head, Room *room)
+{
+    const long m = padded(it->N2), block = block_rows(it), pair = batch * it->H + head, DK = it->DK, DH = it->DH;
+    const Rows d_key = rows_of(it->d_key, batch, head, 0), d_value = rows_of(it->d_value, batch, head, 0);
+    const Rows d_y = rows_of(it->d_y, batch, head, 0), d_near = it->metric.at ? (Rows){room->d_y, DH} : d_y;
+    const Rows y = read_pair(it, batch, head, room, 1);
+    Sums sums = {0, 0};
+    for (long j = 0; j < m; j++) room->e_sums[j] = 0.0f;
+    for (long first = 0; first < it->N1; first += block) {
+        const long rows = least_of(block, it->N1 - first), add = first > 0;
+        const Rows query = rows_of(it->query, batch, head, first), g = rows_of(it->upstream, batch, head, first);
+        const Rows x = read_block(it, batch, head, first, rows, room);
+        const Rows d_query = rows_of(it->d_query, batch, head, first), d_node = rows_of(it->d_node, batch, head, first);
+        const Rows d_x = rows_of(it->d_x, batch, head, first);
+        float e_rows[block];
+        with_columns(it, rows, DK, query.at, query.row, room->keys, room->a);
+        with_columns(it, rows, DH, g.at, g.row, room->values, room->c);
+        if (x.at) with_columns(it, rows, DH, x.at, x.row, room->nodes, room->b);
+        Sums more = differentiate_block(it, batch, head, first, rows, x, room, e_rows);
+        sums.p += more.p;
+        sums.restart += more.restart;
+        if (d_x.at) {
+            const Rows to = it->metric.at ? (Rows){room->d_x, DH} : d_x;
+            scaled(rows, DH, e_rows, x, to, to.at == d_node.at);
+            times_panels(rows, it->N2, DH, room->b, m, room->node_rows, to.at, to.row, 1);
+            if (it->metric.at)
+                times_panels(rows, DH, DH, to.at, to.row, room->metric_transposed, d_x.at, d_x.row, d_x.at == d_node.at);
+        }
+        times_panels(rows, it->N2, DK, room->c, m, room->key_rows, d_query.at, d_query.row,
+                     d_query.at == d_node.at || d_query.at == d_x.at);
+        if (!d_key.at) continue;
+        transposed_times(it->N2, rows, DK, room->c, m, query.at, query.row, d_key.at, d_key.row, add);
+        transposed_times(it->N2, rows, DH, room->a, m, g.at, g.row, d_value.at, d_value.row, add);
+        if (d_y.at)
+            transposed_times(it->N2, rows, DH, room->b, m, x.at, x.row, d_near.at, d_near.row,
+                             add || d_near.at == d_value.at);
     }
-    if (d_y) {
-        const float *y = row_of(it->y, batch, head / it->y_groups, 0);
-        for (long j = 0; j < it->N2; j++)
-            for (long k = 0; k < it->DH; k += LANES) {
-                float *to = d_y + j * it->d_y.row + k;
-                store(to, load(to) + room->e_sums[j] * load(y + j * it->y.row + k));
-            }
-    }
-    it->d_p[pair] = (float)d_p;
-    if (it->d_restart) it->d_restart[pair] = (float)d_restart;
+    if (d_y.at) scaled(it->N2, DH, room->e_sums, y, d_near, 1);
+    if (d_y.at && it->metric.at)
+        times_panels(it->N2, DH, DH, d_near.at, d_near.row, room->metric_transposed, d_y.at, d_y.row,
+                     d_y.at == d_value.at);
+    it->d_p[pair] = (float)sums.p;
+    if (it->d_restart) it->d_restart[pair] = (float)sums.restart;
 }
 
 /* Numbers too small to be normal count as 0, in every thread alike: they say nothing, and take a hundred times as long. */

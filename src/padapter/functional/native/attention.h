@@ -1,5 +1,8 @@
 /* What Python hands over (`launch.py` holds the same fields in the same order), and vectors of floats.
 
+   Distances are those of x R and y R, where there is a metric R. Gradients of what stands for something else, as values
+   do for the nodes whose distances are taken, are added to that one's: then the pointers are the same.
+
    All numbers are float32, and the last dimension of every tensor is contiguous. Widths of features are multiples of
    padapter_panel(). An absent tensor is a null pointer. */
 
@@ -12,7 +15,7 @@ typedef struct {
 } View;
 
 typedef struct {
-    View query, key, value, node, x, y, mask, upstream, out;
+    View query, key, value, node, x, y, metric, mask, upstream, out;
     View d_query, d_key, d_value, d_node, d_x, d_y;
     float *row_max, *row_log, *log_total; /* (B, H, N1) */
     float *p, *restart;                   /* (H,) */

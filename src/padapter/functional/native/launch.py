@@ -22,7 +22,7 @@ class _View(ctypes.Structure):
 
 
 _VIEWS = (
-    "query", "key", "value", "node", "x", "y", "mask", "upstream", "out",
+    "query", "key", "value", "node", "x", "y", "metric", "mask", "upstream", "out",
     "d_query", "d_key", "d_value", "d_node", "d_x", "d_y",
 )  # fmt: skip
 _ARRAYS = ("row_max", "row_log", "log_total", "p", "restart", "d_p", "d_restart")
@@ -119,6 +119,9 @@ def _problem(inputs: Inputs) -> tuple[_Problem, list[Any]]:
         return None if tensor is None else made.setdefault(id(tensor), _readable(tensor))
 
     tensors = {name: readable(it) for name, it in zip(_VIEWS, (query, key, value, node, x, y), strict=False)}
+    if inputs.metric is not None:
+        short = -inputs.metric.shape[-1] % panel
+        tensors["metric"] = _readable(torch.nn.functional.pad(inputs.metric, (0, short, 0, short))).unsqueeze(0)
     tensors["mask"] = None if inputs.mask is None else _added(inputs.mask, N2).expand(B, H, N1, N2)
     problem = _Problem()
     _point(problem, **tensors)
