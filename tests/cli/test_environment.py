@@ -7,7 +7,7 @@ import torch
 from typer.testing import CliRunner
 
 from padapter.cli import app
-from padapter.functional import dispatch
+from padapter.functional import dispatch, native
 
 
 def shown(code=0, **environment):
@@ -25,9 +25,10 @@ def test_versions_devices_and_cache_are_named(tmp_path):
 
 
 def test_the_path_on_the_cpu_and_its_reason():
+    obstacle = native.obstacle()
     line = shown().splitlines()[-1 - torch.cuda.device_count()]
-    assert line.split()[:2] == ["cpu", "eager:"]
-    assert "on the CPU" in line
+    assert line.split()[:2] == ["cpu", "native:" if obstacle is None else "eager:"]
+    assert (obstacle or "fused kernels") in line
     with dispatch.forced("eager"):
         assert "eager: PADAPTER_KERNEL=eager" in shown()
 
@@ -48,9 +49,9 @@ def test_the_path_on_a_gpu(monkeypatch, capability, path):
 def test_a_path_that_cannot_run_is_shown_as_an_error(monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     with dispatch.forced("triton"):
-        assert "error: PADAPTER_KERNEL=triton: the fused kernels cannot run here" in shown()
+        assert "error: PADAPTER_KERNEL=triton: the triton kernels cannot run here" in shown()
 
 
 def test_an_unknown_value_is_a_user_error(monkeypatch):
     monkeypatch.setattr(dispatch, "_wanted", "cuda")
-    assert "PADAPTER_KERNEL: got 'cuda', accepted are auto, eager, triton" in shown(code=2)
+    assert "PADAPTER_KERNEL: got 'cuda', accepted are auto, eager, native, triton" in shown(code=2)

@@ -17,6 +17,10 @@ from padapter.functional.fused import launch
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = torch.device("cpu" if INTERPRETED else "cuda")
 
+#: Native kernels, where tensors are on the processor.
+NATIVE = ["native"] if DEVICE.type == "cpu" else []
+kernels = pytest.mark.parametrize("kernel", ["triton", *NATIVE])
+
 #: Largest error of a context and of a gradient, relative to the largest number, by the dtype of the model. In half
 #: precision the factors of every product of matrices are rounded, as in other fused attention.
 TOLERANCE = {torch.float32: (5e-6, 2e-5), torch.float16: (2e-3, 5e-3), torch.bfloat16: (1.5e-2, 3e-2)}

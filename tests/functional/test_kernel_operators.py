@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from kernel_cases import DEVICE, INTERPRETED, assert_near, error, inputs, masks, run, small_and_quick
+from kernel_cases import DEVICE, INTERPRETED, assert_near, error, inputs, kernels, masks, run, small_and_quick
 from torch.utils.checkpoint import checkpoint
 
 from padapter import UserError
-from padapter.functional import dispatch, p_laplacian_attention, p_laplacian_weights
-from padapter.functional.fused import operators
+from padapter.functional import dispatch, native, p_laplacian_attention, p_laplacian_weights
+from padapter.functional.fused import launch, operators, self_check
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="Triton is built for Linux"),
@@ -28,42 +28,56 @@ def _interpreter(monkeypatch):
     small_and_quick(monkeypatch)
 
 
-def operator_inputs(*, distance=True, restart=True, grad=True):
+def operator_inputs(kernel, *, distance=True, restart=True, grad=True):
     tensors, _ = inputs(**SMALL)
     query, key, value, node_query, p, mu = (tensors[name] for name in tensors)
     near_value = value.repeat_interleave(2, dim=1)
     given = [query, key, value, node_query if restart else None, node_query.clone() if distance else None]
     given += [near_value if distance else None, p.clone(), mu.clone() if restart else None]
     given = [it if it is None or not grad else it.detach().requires_grad_() for it in given]
-    return (*given, masks("bool", N1=5, N2=6)["attention_mask"], 0.3, False, 1e-6, 1e-19)
+    metric = torch.randn(2, 4, 4, device=DEVICE) if distance else None
+    return (
+        *given,
+        metric,
+        masks("bool", N1=5, N2=6)["attention_mask"],
+        0.3,
+        False,
+        distance,
+        1e-6,
+        1e-19,
+        kernel == "native",
+    )
 
 
+@kernels
 @pytest.mark.parametrize(("distance", "restart"), [(True, True), (False, False)])
-def test_opcheck_of_the_operator_and_its_backward(distance, restart):
-    given = operator_inputs(distance=distance, restart=restart)
+def test_opcheck_of_the_operator_and_its_backward(kernel, distance, restart):
+    given = operator_inputs(kernel, distance=distance, restart=restart)
     torch.library.opcheck(operators.p_laplacian_forward, given)
     if not distance:
         return
-    plain = operator_inputs(distance=distance, restart=restart, grad=False)
+    plain = operator_inputs(kernel, distance=distance, restart=restart, grad=False)
     with torch.no_grad():
         out = operators.p_laplacian_forward(*plain)
     for columns in (True, False):
-        arguments = (torch.ones_like(out[0]), *plain[:9], *out, *plain[9:], columns)
+        arguments = (torch.ones_like(out[0]), *plain[:10], *out, *plain[10:], columns)
         torch.library.opcheck(operators.p_laplacian_backward, arguments)
 
 
-def test_opcheck_of_the_degrees():
-    query, key, *_ = operator_inputs()
-    arguments = (query, key, None, 0.3, True)
-    torch.library.opcheck(operators.attention_degrees, arguments)
+@kernels
+def test_opcheck_of_the_degrees(kernel):
+    query, key, *_ = operator_inputs(kernel)
+    numbers = (0.3, True, kernel == "native")
+    torch.library.opcheck(operators.attention_degrees, (query, key, None, *numbers))
     with torch.no_grad():
-        degrees, *statistics = operators.attention_degrees(query.detach(), key.detach(), None, 0.3, True)
-    backward = (torch.ones_like(degrees), query.detach(), key.detach(), None, *statistics, 0.3, True)
+        degrees, *statistics = operators.attention_degrees(query.detach(), key.detach(), None, *numbers)
+    backward = (torch.ones_like(degrees), query.detach(), key.detach(), None, *statistics, *numbers)
     torch.library.opcheck(operators.attention_degrees_backward, backward)
 
 
+@kernels
 @pytest.mark.parametrize("degree", ["row", "symmetric"])
-def test_the_compiler_sees_one_graph(degree):
+def test_the_compiler_sees_one_graph(kernel, degree):
     """Forward and backward of the whole function, dispatch included, without a graph break."""
     tensors, arguments = inputs(**SMALL)
     arguments |= {"degree": degree, **masks("bool", N1=5, N2=6)}
@@ -73,7 +87,7 @@ def test_the_compiler_sees_one_graph(degree):
     def function(*given):
         return p_laplacian_attention(**dict(zip(names, given, strict=True)), **arguments)
 
-    with dispatch.forced("triton"):
+    with dispatch.forced(kernel):
         plain = function(*leaves)
         traced = torch.compile(function, backend="aot_eager", fullgraph=True)(*leaves)
     torch.testing.assert_close(traced, plain, rtol=1e-6, atol=1e-6)
@@ -82,7 +96,8 @@ def test_the_compiler_sees_one_graph(degree):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
 
 
-def test_the_graph_holds_our_operators():
+@kernels
+def test_the_graph_holds_our_operators(kernel):
     """What the compiler sees is the operator, not Triton and not the eager path."""
     tensors, arguments = inputs(**SMALL)
     seen = []
@@ -91,7 +106,7 @@ def test_the_graph_holds_our_operators():
         seen.extend(str(node.target) for node in graph.graph.nodes)
         return graph
 
-    with dispatch.forced("triton"):
+    with dispatch.forced(kernel):
         torch.compile(lambda query: p_laplacian_attention(**{**tensors, "query": query}, **arguments), backend=look)(
             tensors["query"]
         )
@@ -99,8 +114,9 @@ def test_the_graph_holds_our_operators():
     assert not any("softmax" in name for name in seen)
 
 
+@kernels
 @pytest.mark.parametrize("reentrant", [True, False])
-def test_checkpointing_changes_nothing(reentrant):
+def test_checkpointing_changes_nothing(kernel, reentrant):
     tensors, arguments = inputs(**SMALL)
     names = list(tensors)
     found = []
@@ -110,7 +126,7 @@ def test_checkpointing_changes_nothing(reentrant):
         def function(*given):
             return p_laplacian_attention(**dict(zip(names, given, strict=True)), **arguments)
 
-        with dispatch.forced("triton"):
+        with dispatch.forced(kernel):
             context = checkpoint(function, *leaves, use_reentrant=reentrant) if wrapped else function(*leaves)
             context.square().sum().backward()
         found.append([leaf.grad for leaf in leaves])
@@ -118,31 +134,35 @@ def test_checkpointing_changes_nothing(reentrant):
         torch.testing.assert_close(one, other, rtol=0, atol=0)
 
 
-def test_autocast_does_not_reach_distances():
+@kernels
+def test_autocast_does_not_reach_distances(kernel):
     tensors, arguments = inputs(**SMALL)
-    with dispatch.forced("triton"):
+    with dispatch.forced(kernel):
         plain = p_laplacian_attention(**tensors, **arguments)
         with torch.autocast(DEVICE.type, dtype=torch.bfloat16):
             cast = p_laplacian_attention(**tensors, **arguments)
     torch.testing.assert_close(cast, plain, rtol=0, atol=0)
 
 
-def test_features_of_another_dtype_than_scores():
+@kernels
+def test_features_of_another_dtype_than_scores(kernel):
     """The bottleneck form in a half precision model: its features are those of a float32 adapter."""
     tensors, arguments = inputs(**SMALL, factor=False)
     tensors |= {name: tensors[name].half() for name in ("query", "key")}
-    found = run("triton", tensors, arguments)
+    found = run(kernel, tensors, arguments)
     assert found["context"].dtype == torch.float32
     assert_near(found, run("eager", tensors, arguments), torch.float16)
 
 
-def test_a_context_is_laid_out_as_modules_want_it():
+@kernels
+def test_a_context_is_laid_out_as_modules_want_it(kernel):
     tensors, arguments = inputs(**SMALL)
-    with dispatch.forced("triton"):
+    with dispatch.forced(kernel):
         assert p_laplacian_attention(**tensors, **arguments).transpose(1, 2).is_contiguous()
 
 
-def test_nothing_of_the_size_of_the_scores_is_kept():
+@kernels
+def test_nothing_of_the_size_of_the_scores_is_kept(kernel):
     tensors, arguments = inputs(N1=20, N2=24, dk=4, dh=4)
     kept = []
     leaves = {name: tensor.detach().clone().requires_grad_() for name, tensor in tensors.items()}
@@ -152,7 +172,7 @@ def test_nothing_of_the_size_of_the_scores_is_kept():
         return tensor
 
     for degree in ("row", "symmetric"):
-        with dispatch.forced("triton"), torch.autograd.graph.saved_tensors_hooks(keep, lambda it: it):
+        with dispatch.forced(kernel), torch.autograd.graph.saved_tensors_hooks(keep, lambda it: it):
             p_laplacian_attention(**leaves, **arguments, degree=degree)
     assert kept
     assert max(kept) < 20 * 24
@@ -179,24 +199,33 @@ def given(**changes):
         ({"value": torch.zeros(1, 1, 6, 4, device="meta")}, "value is on another device"),
     ],
 )
-def test_what_kernels_do_not_cover_runs_eagerly_and_says_why(monkeypatch, changes, reason):
+def test_what_kernels_do_not_cover_is_refused_where_they_are_forced(monkeypatch, changes, reason):
     changes = {
         name: it.to(DEVICE) if isinstance(it, torch.Tensor) and it.device.type == "cpu" else it
         for name, it in changes.items()
     }
-    monkeypatch.setattr(dispatch, "device_obstacle", lambda *_, **__: None)
-    assert dispatch.choose(**given()).path == "triton"
-    choice = dispatch.choose(**given(**changes))
-    assert choice.path == "eager"
-    assert reason in choice.reason
-    with dispatch.forced("triton"), pytest.raises(UserError, match="PADAPTER_KERNEL=triton: the fused kernels cannot"):
-        dispatch.choose(**given(**changes))
+    monkeypatch.setattr(dispatch, "device_obstacle", lambda *_: None)
+    with dispatch.forced("triton"):
+        assert dispatch.choose(**given()).path == "triton"
+        with pytest.raises(UserError, match=f"PADAPTER_KERNEL=triton: the triton kernels cannot run here: .*{reason}"):
+            dispatch.choose(**given(**changes))
 
 
-def test_cpu_tensors_run_eagerly_unless_forced_in_the_interpreter(monkeypatch):
+def test_what_kernels_do_not_cover_runs_eagerly_and_says_why_unless_forced():
+    if DEVICE.type == "cpu" and native.obstacle() is not None:
+        pytest.skip(native.obstacle())
+    assert dispatch.choose(**given()).path == ("native" if DEVICE.type == "cpu" else "triton")
+    assert dispatch.choose(**given(), steps=2) == ("eager", "steps is 2, and the kernels make one")
+
+
+def test_cpu_tensors_run_natively_unless_there_is_an_obstacle(monkeypatch):
     cpu = {name: it.cpu() for name, it in given().items()}
-    assert dispatch.choose(**cpu).path == "eager"
-    assert "on the CPU" in dispatch.choose(**cpu).reason
+    monkeypatch.setattr(dispatch, "_native_obstacle", lambda: None)
+    assert dispatch.choose(**cpu) == ("native", "the native kernels cover this call")
+    monkeypatch.setattr(dispatch, "_native_obstacle", lambda: "there is no C compiler")
+    assert dispatch.choose(**cpu) == ("eager", "there is no C compiler")
+    with dispatch.forced("native"), pytest.raises(UserError, match=r"PADAPTER_KERNEL=native: .*there is no C compiler"):
+        dispatch.choose(**cpu)
     if INTERPRETED:
         with dispatch.forced("triton"):
             assert dispatch.choose(**cpu) == ("triton", "PADAPTER_KERNEL=triton")
@@ -206,13 +235,14 @@ def test_cpu_tensors_run_eagerly_unless_forced_in_the_interpreter(monkeypatch):
 
 
 def test_other_devices_and_old_gpus(monkeypatch):
-    assert "'meta'" in dispatch.device_obstacle(torch.device("meta"))
+    for path in ("triton", "native"):
+        assert "'meta'" in dispatch.device_obstacle(path, torch.device("meta"))
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index=None: (7, 5))
-    assert "capability 7.5" in dispatch.device_obstacle(torch.device("cuda", 0))
+    assert "capability 7.5" in dispatch.device_obstacle("triton", torch.device("cuda", 0))
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index=None: (8, 0))
-    assert dispatch.device_obstacle(torch.device("cuda")) is None
+    assert dispatch.device_obstacle("triton", torch.device("cuda")) is None
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert dispatch.device_obstacle(torch.device("cuda")) == "Triton is not installed"
+    assert dispatch.device_obstacle("triton", torch.device("cuda")) == "Triton is not installed"
 
 
 def test_eager_can_be_forced_and_gives_what_it_always_gave():
@@ -227,7 +257,7 @@ def test_eager_can_be_forced_and_gives_what_it_always_gave():
 
 def test_an_unknown_kernel_is_refused():
     with (
-        pytest.raises(UserError, match="PADAPTER_KERNEL: got 'cuda', accepted are auto, eager, triton"),
+        pytest.raises(UserError, match="PADAPTER_KERNEL: got 'cuda', accepted are auto, eager, native, triton"),
         dispatch.forced("cuda"),
     ):  # type: ignore[arg-type]
         pass
@@ -263,3 +293,28 @@ def test_arguments_that_do_not_fit_are_refused_as_ever():
             p_laplacian_attention(**tensors, **arguments, degree="column")
         with pytest.raises(ValueError, match="p: got 0"):
             p_laplacian_attention(**{**tensors, "p": 0.5}, **arguments)
+
+
+@pytest.mark.skipif(not INTERPRETED, reason="on a GPU the kernels are compared before their first use anyway")
+def test_kernels_are_compared_before_they_are_trusted(monkeypatch):
+    self_check.failure.cache_clear()
+    assert self_check.failure(DEVICE, torch.float32, 16, 16) is None
+    self_check.failure.cache_clear()
+    plain = launch.Plan.run
+    monkeypatch.setattr(
+        launch.Plan, "run", lambda plan: (plain(plan), plan.arguments.get("dk_ptr", torch.ones(1)).mul_(1.1))
+    )
+    assert "key is off by" in self_check.failure(DEVICE, torch.float32, 16, 16)
+    self_check.failure.cache_clear()
+    monkeypatch.setattr(launch.Plan, "run", lambda plan: 1 / 0)
+    assert "ZeroDivisionError: division by zero" in self_check.failure(DEVICE, torch.float32, 16, 16)
+    self_check.failure.cache_clear()
+
+
+def test_kernels_that_disagree_are_not_used(monkeypatch):
+    monkeypatch.setattr(dispatch, "device_obstacle", lambda *_: None)
+    monkeypatch.setattr(dispatch, "on_device", lambda device: dispatch.Choice("triton", ""))
+    monkeypatch.setattr(dispatch, "_distrust", lambda *_: "they do not agree")
+    assert dispatch.choose(**given()) == ("eager", "they do not agree")
+    with dispatch.forced("triton"):
+        assert dispatch.choose(**given()).path == "triton"

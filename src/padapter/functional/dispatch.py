@@ -1,4 +1,4 @@
-"""Which implementation of `p_laplacian_attention` runs, and why: fused kernels (Triton, C), or plain PyTorch (eager)."""
+"""Which implementation of `p_laplacian_attention` runs, and why: fused kernels (Triton or C), or eager PyTorch."""
 
 from __future__ import annotations
 
@@ -103,6 +103,9 @@ def choose(
     if choice.path == "eager":
         return choice
     obstacle = _obstacle(choice.path, query, key, value, node_query, attention_mask, metric_factor, steps, dropout_p)
+    if obstacle is None and choice.path == "triton" and wanted() == "auto":
+        index = query.device.index
+        obstacle = _distrust(-1 if index is None else index, query.dtype, query.shape[-1], value.shape[-1])
     return choice if obstacle is None else _decided(choice.path, obstacle)
 
 
@@ -176,6 +179,13 @@ def _cuda_obstacle(index: int) -> str | None:
     if major < 8:
         return f"the GPU has compute capability {major}.{minor}, and the kernels need 8.0 (Ampere) or later"
     return None
+
+
+@torch.compiler.assume_constant_result
+def _distrust(index: int, dtype: torch.dtype, dk: int, dh: int) -> str | None:
+    from padapter.functional.fused.self_check import failure
+
+    return failure(torch.device("cuda", torch.cuda.current_device() if index < 0 else index), dtype, dk, dh)
 
 
 @torch.compiler.assume_constant_result

@@ -117,6 +117,7 @@ def p_laplacian_attention(
             return fused_p_laplacian_attention(
                 query, key, value, p=p, mu=mu, least=least, node_query=node_query, metric_factor=metric_factor,
                 attention_mask=attention_mask, is_causal=is_causal, scale=scale, degree=degree,
+                native=choice.path == "native",
             )  # fmt: skip
         last = _last_step(
             query, key, value, p, mu, metric_factor, steps, update_values, dropout_p,

@@ -25,6 +25,7 @@ def fused_p_laplacian_attention(
     is_causal: bool,
     scale: float | None,
     degree: Degree,
+    native: bool,
 ) -> Tensor:
     """Compute `padapter.functional.p_laplacian_attention` for one step, without anything of size N1 x N2.
 
@@ -43,6 +44,7 @@ def fused_p_laplacian_attention(
         is_causal: whether query i attends to keys 0..i only.
         scale: factor of the scores.
         degree: "row" or "symmetric".
+        native: whether the C library computes it; else Triton's kernels do.
 
     Returns:
         (B, H, N1, dh) in value's dtype.
@@ -59,7 +61,7 @@ def fused_p_laplacian_attention(
     summed: Tensor = value  # D^-1/2 v, what is summed
     exact: Tensor = value  # the same, unrounded, of which distances are taken
     if degree == "symmetric":
-        D, _, _ = attention_degrees(query, key, mask, scale, is_causal)
+        D, _, _ = attention_degrees(query, key, mask, scale, is_causal, native)
         least_degree = torch.finfo(torch.float32).eps ** 2
         inverse_root = D.clamp(min=least_degree).rsqrt().unsqueeze(-1)  # (B, H, N2, 1)
         exact = _every_head(value, heads).float() * inverse_root
@@ -84,7 +86,7 @@ def fused_p_laplacian_attention(
     relative = (4 + math.sqrt(width)) * torch.finfo(torch.float32).eps
     context, _, _, _ = p_laplacian_forward(
         query, key, summed, node_query, near_query, near_value, p_h, restart, constant if distances else None, mask,
-        scale, is_causal, distances, relative, least,
+        scale, is_causal, distances, relative, least, native,
     )  # fmt: skip
     return context.to(value.dtype)
 

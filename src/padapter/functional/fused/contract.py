@@ -26,6 +26,11 @@ class Inputs(NamedTuple):
     relative: float
     least: float
 
+    def differentiable(self) -> tuple[Tensor | None, ...]:
+        """What `Gradients` are of."""
+        nodes = (self.query, self.key, self.value, self.node_query, self.near_query, self.near_value)
+        return (*nodes, self.p, self.restart)
+
     def resolved(self) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]:
         """Query, key, value; query nodes, if there is a restart; features whose distances are taken, if any are."""
         node = self.query if self.node_query is None else self.node_query
@@ -61,7 +66,7 @@ class Gradients(NamedTuple):
     restart: Tensor | None
 
     def gathered(self, inputs: Inputs) -> Gradients:
-        """Gradients of what kernels see as those of inputs: in front of R, and added to what each of them stands for."""
+        """Turn gradients of what kernels see into those of inputs: in front of R, and of what each stands for."""
         query, value, node, x, y = self.query, self.value, self.node_query, self.near_query, self.near_value
         if inputs.metric is not None:
             x, y = (None if it is None else it.float() @ inputs.metric.mT for it in (x, y))

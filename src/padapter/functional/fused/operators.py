@@ -11,6 +11,8 @@ near_value (B, Hkv or H, N2, dh); p, restart (H,) float32; metric (H, dh, dh) fl
 (B, H, N1, N2), 4-dimensional. No node_query means query; distances, if there are any (p = 2 has none), are those of
 near_query and near_value, without these of the nodes themselves, and behind the metric if there is one. Nothing of size
 N1 x N2 is stored. Gradients do not depend on the order in which programs run: there are no atomic additions.
+
+``native`` says whose kernels compute it, in both directions.
 """
 
 from __future__ import annotations
@@ -20,8 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from padapter.functional import native
-from padapter.functional.dispatch import wanted
+from padapter.functional import native as processor
 from padapter.functional.fused.contract import Gradients, Inputs
 from padapter.functional.fused.launch import (
     Features,
@@ -38,7 +39,7 @@ _INPUTS = (
     "Tensor query, Tensor key, Tensor value, Tensor? node_query, Tensor? near_query, Tensor? near_value, Tensor p, "
     "Tensor? restart, Tensor? metric, Tensor? mask"
 )
-_NUMBERS = "float scale, bool causal, bool distances, float relative, float least"
+_NUMBERS = "float scale, bool causal, bool distances, float relative, float least, bool native"
 
 
 @torch.library.custom_op(
@@ -50,17 +51,30 @@ def p_laplacian_forward(
     query: Tensor, key: Tensor, value: Tensor, node_query: Tensor | None, near_query: Tensor | None,
     near_value: Tensor | None, p: Tensor, restart: Tensor | None,
     metric: Tensor | None, mask: Tensor | None, scale: float, causal: bool,
-    distances: bool, relative: float, least: float,
+    distances: bool, relative: float, least: float, native: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Context (B, H, N1, dh) in value's dtype, and row_max, row_log, log_total (B, H, N1) in float32."""
     inputs = Inputs(
-        query, key, value, node_query, near_query, near_value, p, restart, metric, mask, scale, causal,
-        distances, relative, least,
+        query,
+        key,
+        value,
+        node_query,
+        near_query,
+        near_value,
+        p,
+        restart,
+        metric,
+        mask,
+        scale,
+        causal,
+        distances,
+        relative,
+        least,
     )
-    if _natively(query):
-        context, *statistics = native.forward(inputs)
+    if native:
+        context, row_max, row_log, log_total = processor.forward(inputs)
         same = context.dtype == value.dtype and context.stride(1) == context.shape[-1]
-        return (context if same else _new_context(query, value).copy_(context), *statistics)
+        return context if same else _new_context(query, value).copy_(context), row_max, row_log, log_total
     out = _new_context(query, value)
     row_max, row_log, log_total = (_new_statistic(query) for _ in range(3))
     forward_plan(_scores(query, key, mask, scale, causal), _features(inputs), out, (row_max, row_log, log_total)).run()
@@ -83,24 +97,37 @@ def p_laplacian_backward(
     near_value: Tensor | None, p: Tensor, restart: Tensor | None,
     metric: Tensor | None, mask: Tensor | None, out: Tensor, row_max: Tensor,
     row_log: Tensor, log_total: Tensor, scale: float, causal: bool, distances: bool, relative: float, least: float,
-    columns: bool,
+    native: bool, columns: bool,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     """Gradients of all eight inputs but the mask, in their order; empty tensors where there is none.
 
     Without ``columns`` those of key, value and near_value, which take a kernel of their own, are left out.
     """
     inputs = Inputs(
-        query, key, value, node_query, near_query, near_value, p, restart, metric, mask, scale, causal,
-        distances, relative, least,
+        query,
+        key,
+        value,
+        node_query,
+        near_query,
+        near_value,
+        p,
+        restart,
+        metric,
+        mask,
+        scale,
+        causal,
+        distances,
+        relative,
+        least,
     )
     statistics = (row_max, row_log, log_total)
-    if _natively(query):
-        found = native.backward(inputs, upstream, out, statistics, columns)
+    if native:
+        found = processor.backward(inputs, upstream, out, statistics, columns)
     else:
         found = _backward_by_kernels(inputs, readable(upstream), out, statistics, columns)
     return tuple(
         _none(query) if gradient is None or given is None else _shared(gradient, given).to(given.dtype).contiguous()
-        for gradient, given in zip(found, inputs, strict=False)
+        for gradient, given in zip(found, inputs.differentiable(), strict=True)
     )
 
 
@@ -140,7 +167,7 @@ def _(
     near_value: Tensor | None, p: Tensor, restart: Tensor | None,
     metric: Tensor | None, mask: Tensor | None, out: Tensor, row_max: Tensor,
     row_log: Tensor, log_total: Tensor, scale: float, causal: bool, distances: bool, relative: float, least: float,
-    columns: bool,
+    native: bool, columns: bool,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     def like(tensor: Tensor | None, wanted: bool = True) -> Tensor:
         return _none(query) if tensor is None or not wanted else _like(tensor)
@@ -162,12 +189,12 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
 
 def _differentiate(ctx: Any, upstream: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
     if upstream is None:
-        return (None,) * 15
+        return (None,) * 16
     wanted = ctx.needs_input_grad
     columns = wanted[1] or wanted[2] or wanted[5]
     found = p_laplacian_backward(upstream, *ctx.saved_tensors, *ctx.numbers, columns)
     given = [gradient if want else None for gradient, want in zip(found, wanted[:8], strict=True)]
-    return (*given, *(None,) * 7)
+    return (*given, *(None,) * 8)
 
 
 torch.library.register_autograd("padapter::p_laplacian_forward", _differentiate, setup_context=_save)
@@ -176,14 +203,16 @@ torch.library.register_autograd("padapter::p_laplacian_forward", _differentiate,
 @torch.library.custom_op(
     "padapter::attention_degrees",
     mutates_args=(),
-    schema="(Tensor query, Tensor key, Tensor? mask, float scale, bool causal) -> (Tensor, Tensor, Tensor)",
+    schema="(Tensor query, Tensor key, Tensor? mask, float scale, bool causal, bool native) "
+    "-> (Tensor, Tensor, Tensor)",
 )
 def attention_degrees(
-    query: Tensor, key: Tensor, mask: Tensor | None, scale: float, causal: bool
+    query: Tensor, key: Tensor, mask: Tensor | None, scale: float, causal: bool, native: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Column sums of M (B, H, N2), and row_max, row_log (B, H, N1), in float32; unset on processors."""
-    if _natively(query):
-        return native.degrees(query, key, mask, scale, causal), _new_statistic(query), _new_statistic(query)
+    """Column sums of M (B, H, N2), and row_max, row_log (B, H, N1), in float32; on processors the latter are zeros."""
+    if native:
+        D = processor.degrees(query, key, mask, scale, causal)
+        return D, _new_statistic(query).zero_(), _new_statistic(query).zero_()
     scores = _scores(query, key, mask, scale, causal)
     statistics = (_new_statistic(query), _new_statistic(query))
     degrees = _new_degrees(query, key)
@@ -201,15 +230,15 @@ def _(query: Tensor, key: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
     "padapter::attention_degrees_backward",
     mutates_args=(),
     schema="(Tensor upstream, Tensor query, Tensor key, Tensor? mask, Tensor row_max, Tensor row_log, float scale, "
-    "bool causal) -> (Tensor, Tensor)",
+    "bool causal, bool native) -> (Tensor, Tensor)",
 )
 def attention_degrees_backward(
     upstream: Tensor, query: Tensor, key: Tensor, mask: Tensor | None, row_max: Tensor, row_log: Tensor, scale: float,
-    causal: bool,
+    causal: bool, native: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Gradients of query and key."""
-    if _natively(query):
-        found = native.degrees_backward(upstream, query, key, mask, scale, causal)
+    if native:
+        found = processor.degrees_backward(upstream, query, key, mask, scale, causal)
         return found[0].to(query.dtype), _shared(found[1], key).to(key.dtype)
     scores = _scores(query, key, mask, scale, causal)
     statistics = (row_max, row_log)
@@ -234,16 +263,11 @@ def _save_degrees(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...])
 
 def _differentiate_degrees(ctx: Any, upstream: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
     if upstream is None:
-        return (None,) * 5
-    return (*attention_degrees_backward(upstream, *ctx.saved_tensors, *ctx.numbers), None, None, None)
+        return (None,) * 6
+    return (*attention_degrees_backward(upstream, *ctx.saved_tensors, *ctx.numbers), None, None, None, None)
 
 
 torch.library.register_autograd("padapter::attention_degrees", _differentiate_degrees, setup_context=_save_degrees)
-
-
-def _natively(query: Tensor) -> bool:
-    """Whether these tensors go to the C library; on the CPU, Triton's interpreter is only for tests of its kernels."""
-    return query.device.type == "cpu" and wanted() != "triton"
 
 
 def _scores(query: Tensor, key: Tensor, mask: Tensor | None, scale: float, causal: bool) -> Scores:
@@ -253,9 +277,7 @@ def _scores(query: Tensor, key: Tensor, mask: Tensor | None, scale: float, causa
 def _features(inputs: Inputs) -> Features:
     _, _, value, node, *_ = inputs.resolved()
     node, x, y = (None if it is None else readable(it) for it in (node, *inputs.behind_metric()))
-    return Features(
-        readable(value), node, x, y, inputs.p.contiguous(), inputs.restart, inputs.relative, inputs.least
-    )
+    return Features(readable(value), node, x, y, inputs.p.contiguous(), inputs.restart, inputs.relative, inputs.least)
 
 
 def _new_context(query: Tensor, value: Tensor) -> Tensor:

@@ -14,14 +14,14 @@ from pathlib import Path
 
 from padapter.cache import cache_folder
 
-_SOURCES = ("attention.c", "attention.h", "products.h")
+_SOURCES = ("attention.c", "attention.h", "products.h", "room.h")
 _OPTIONS = ("-std=gnu11", "-O3", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
 # What a compiler calls "for this processor"; ARM's spell it differently.
 _TUNING = ("-march=native", "-mcpu=native")
 _PATIENCE = 120.0  # seconds
 
 
-class Unavailable(Exception):
+class UnavailableError(Exception):
     """There is no library on this machine; the message is one clause, for people."""
 
 
@@ -30,7 +30,7 @@ def obstacle() -> str | None:
     """Why the library cannot be used on this machine, or None; compiles it if it is the first to ask."""
     try:
         load()
-    except Unavailable as problem:
+    except UnavailableError as problem:
         return str(problem)
     return None
 
@@ -40,7 +40,7 @@ def load() -> ctypes.CDLL:
     """Compile the library, or take it from the cache, and load it.
 
     Raises:
-        Unavailable: if it cannot be compiled or loaded here.
+        UnavailableError: if it cannot be compiled or loaded here.
     """
     compiler = _compiler()
     source = Path(__file__).parent
@@ -52,7 +52,7 @@ def load() -> ctypes.CDLL:
     try:
         library = ctypes.CDLL(str(file))
     except OSError as problem:
-        raise Unavailable(f"the compiled library cannot be loaded ({problem})") from problem
+        raise UnavailableError(f"the compiled library cannot be loaded ({problem})") from problem
     for name in ("padapter_forward", "padapter_backward"):
         function = getattr(library, name)
         function.restype, function.argtypes = ctypes.c_int, (ctypes.c_void_p,)
@@ -67,7 +67,7 @@ def _compiler() -> str:
         found = shutil.which(name)
         if found:
             return found
-    raise Unavailable(f"there is no C compiler ({wanted or 'cc, gcc or clang'})")
+    raise UnavailableError(f"there is no C compiler ({wanted or 'cc, gcc or clang'})")
 
 
 def _processor() -> str:
@@ -86,7 +86,7 @@ def _compile(compiler: str, source: Path, file: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(suffix=".so", prefix="attention-", dir=file.parent)
     except OSError as problem:
-        raise Unavailable(f"the cache folder cannot be written ({problem})") from problem
+        raise UnavailableError(f"the cache folder cannot be written ({problem})") from problem
     os.close(descriptor)
     fresh = Path(name)
     try:
@@ -96,11 +96,11 @@ def _compile(compiler: str, source: Path, file: Path) -> None:
             try:
                 done = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE, check=False)
             except (OSError, subprocess.TimeoutExpired) as problem:
-                raise Unavailable(f"the C compiler {compiler} fails ({problem})") from problem
+                raise UnavailableError(f"the C compiler {compiler} fails ({problem})") from problem
             if done.returncode == 0:
                 fresh.replace(file)
                 return
             said = said or (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[0]
-        raise Unavailable(f"the C compiler {compiler} cannot compile it ({said})")
+        raise UnavailableError(f"the C compiler {compiler} cannot compile it ({said})")
     finally:
         fresh.unlink(missing_ok=True)

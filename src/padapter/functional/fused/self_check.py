@@ -1,0 +1,70 @@
+"""Trust in kernels: before the first use on a GPU they are compared with the eager path there, on a small problem."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+from torch import Tensor
+
+#: Largest error of contexts and gradients relative to the largest number, where float32 and where half precision runs.
+_TOLERANCE = {torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 1e-1}
+
+
+@functools.cache
+def failure(device: torch.device, dtype: torch.dtype, dk: int, dh: int) -> str | None:
+    """Compare context and gradients of the Triton kernels with those of the eager path in float64.
+
+    Sizes are no multiples of blocks, and there are a mask, a causal one as well, groups of heads and a metric. Takes as
+    long as compiling the kernels, which the call that asks would have to do anyway.
+
+    Args:
+        device: where to compare.
+        dtype: of query, key and value.
+        dk: width of queries and keys.
+        dh: width of values.
+
+    Returns:
+        One clause that says what is wrong, for people, or None.
+    """
+    try:
+        fused, eager = _results(device, dtype, dk, dh)
+    except Exception as problem:  # whatever a compiler or driver throws: the eager path still works
+        said = str(problem).partition("\n")[0]
+        return f"the kernels fail their first comparison ({type(problem).__name__}: {said})"
+    for name, expected in eager.items():
+        error = float((fused[name].double() - expected).abs().max() / expected.abs().max().clamp(min=1e-12))
+        if not error <= _TOLERANCE[dtype]:
+            return f"the kernels do not agree with the eager path on this device ({name} is off by {error:.1e})"
+    return None
+
+
+def _results(device: torch.device, dtype: torch.dtype, dk: int, dh: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    from padapter.functional.dispatch import forced
+    from padapter.functional.p_laplacian import p_laplacian_attention
+
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator).to(device, dtype)
+
+    given = {"query": draw(1, 2, 70, dk), "key": draw(1, 1, 75, dk), "value": draw(1, 1, 75, dh)}
+    given["node_query"] = draw(1, 2, 70, dh)
+    numbers = {"p": torch.tensor([1.5, 2.5], device=device), "mu": torch.tensor([0.1, 0.0], device=device)}
+    mask = (torch.rand(1, 1, 70, 75, generator=generator) > 0.2).to(device)
+    mask[..., 0] = True
+    metric = (torch.randn(2, dh, dh, generator=generator) / dh**0.5).to(device)
+    upstream = draw(1, 2, 70, dh)
+    found: list[dict[str, Tensor]] = []
+    with torch.inference_mode(False), torch.enable_grad():
+        for kernel, double in (("triton", False), ("eager", True)):
+            tensors: dict[str, Any] = {
+                name: (it.double() if double else it.clone()).requires_grad_()
+                for name, it in {**given, **numbers}.items()
+            }
+            with forced(kernel):  # type: ignore[arg-type]
+                context = p_laplacian_attention(**tensors, metric_factor=metric, attention_mask=mask, is_causal=True)
+            gradients = torch.autograd.grad(context, list(tensors.values()), upstream.to(context.dtype))
+            found.append({"context": context.detach(), **dict(zip(tensors, gradients, strict=True))})
+    return found[0], found[1]
