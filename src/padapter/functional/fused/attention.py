@@ -66,7 +66,7 @@ def fused_p_laplacian_attention(
         inverse_root = D.clamp(min=least_degree).rsqrt().unsqueeze(-1)  # (B, H, N2, 1)
         exact = _every_head(value, heads).float() * inverse_root
         # D^-1/2 of a key that nobody attends to is beyond float16, but not beyond bfloat16.
-        summed = exact.to(torch.bfloat16) if value.dtype == torch.bfloat16 else exact
+        summed = exact.to(torch.bfloat16) if value.dtype == torch.bfloat16 and not native else exact
 
     p_h = _per_head(p, query, heads)
     distances = isinstance(p, Tensor) or p != 2.0

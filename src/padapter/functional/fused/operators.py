@@ -53,7 +53,7 @@ def p_laplacian_forward(
     metric: Tensor | None, mask: Tensor | None, scale: float, causal: bool,
     distances: bool, relative: float, least: float, native: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """Context (B, H, N1, dh) in value's dtype, and row_max, row_log, log_total (B, H, N1) in float32."""
+    """Context (B, H, N1, dh) in value's dtype, natively in float32; row_max, row_log, log_total (B, H, N1) in float32."""
     inputs = Inputs(
         query,
         key,
@@ -73,17 +73,18 @@ def p_laplacian_forward(
     )
     if native:
         context, row_max, row_log, log_total = processor.forward(inputs)
-        same = context.dtype == value.dtype and context.stride(1) == context.shape[-1]
-        return context if same else _new_context(query, value).copy_(context), row_max, row_log, log_total
-    out = _new_context(query, value)
+        if context.stride(1) > context.shape[-1]:
+            context = _new_context(query, value, native).copy_(context)
+        return context, row_max, row_log, log_total
+    out = _new_context(query, value, native)
     row_max, row_log, log_total = (_new_statistic(query) for _ in range(3))
     forward_plan(_scores(query, key, mask, scale, causal), _features(inputs), out, (row_max, row_log, log_total)).run()
     return out, row_max, row_log, log_total
 
 
 @p_laplacian_forward.register_fake
-def _(query: Tensor, key: Tensor, value: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return _new_context(query, value), _new_statistic(query), _new_statistic(query), _new_statistic(query)
+def _(query: Tensor, key: Tensor, value: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return _new_context(query, value, rest[-1]), _new_statistic(query), _new_statistic(query), _new_statistic(query)
 
 
 @torch.library.custom_op(
@@ -280,10 +281,11 @@ def _features(inputs: Inputs) -> Features:
     return Features(readable(value), node, x, y, inputs.p.contiguous(), inputs.restart, inputs.relative, inputs.least)
 
 
-def _new_context(query: Tensor, value: Tensor) -> Tensor:
+def _new_context(query: Tensor, value: Tensor, native: bool) -> Tensor:
     """Laid out as (B, N1, H, dh), which is what attention modules go on with."""
     B, H, N1, _ = query.shape
-    return value.new_empty(B, N1, H, value.shape[-1]).transpose(1, 2)
+    dtype = torch.float32 if native else value.dtype
+    return value.new_empty((B, N1, H, value.shape[-1]), dtype=dtype).transpose(1, 2)
 
 
 def _new_statistic(query: Tensor) -> Tensor:
