@@ -53,7 +53,7 @@ def p_laplacian_forward(
     metric: Tensor | None, mask: Tensor | None, scale: float, causal: bool,
     distances: bool, relative: float, least: float, native: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """Context (B, H, N1, dh) in value's dtype, natively in float32; row_max, row_log, log_total (B, H, N1) in float32."""
+    """Context (B, H, N1, dh) in value's dtype, natively in float32; row_max, row_log, log_total (B, H, N1), float32."""
     inputs = Inputs(
         query,
         key,
