@@ -184,3 +184,25 @@ def test_a_compiled_graph_asks_the_copy_of_a_layer_for_its_own_metric(tiny_blip)
         factor = metric_factor_of(again._number, torch.empty(0), HEADS, DH, False)
         torch.testing.assert_close(factor, 2 * layer.metric_factor(HEADS))
         assert factor is not again.metric_factor(HEADS)
+
+
+def test_training_does_not_factorise_an_unchanged_projection_anew(tiny_blip, monkeypatch):
+    """Trainers call ``train()`` at every step; a write that leaves no trace is noticed all the same."""
+    from padapter.tuners.p_adapter import layer as module
+
+    model = get_peft_model(tiny_blip, PAdapterConfig()).train()
+    layer = next(
+        m for m in model.modules() if isinstance(m, module.PAdapterLayer) and m.settings["default"].form != "vanilla"
+    )
+    heads = layer.__dict__["_site"].num_heads
+    calls, factorise = [], module.metric_factor
+    monkeypatch.setattr(module, "metric_factor", lambda *given: (calls.append(1), factorise(*given))[1])
+    first = layer.metric_factor(heads)
+    for _ in range(3):
+        model.train()
+        assert layer.metric_factor(heads) is first
+    assert len(calls) == 1
+    layer.get_base_layer().weight.data[0, 0] += 1e-3
+    model.train()
+    torch.testing.assert_close(layer.metric_factor(heads), factorise(layer.get_base_layer().weight.detach(), heads))
+    assert len(calls) == 2

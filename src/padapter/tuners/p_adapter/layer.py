@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +21,25 @@ from padapter.tuners.p_adapter.config import PAdapterConfig
 from padapter.tuners.p_adapter.message_passing import MESSAGE_PASSING, MessagePassing, without_padding
 from padapter.tuners.p_adapter.metric import enrol, metric_factor_of
 from padapter.tuners.weights import projection_weight, stored_weight
+
+
+class _Metric(NamedTuple):
+    """A metric factor, and what it was computed from.
+
+    Attributes:
+        key: which tensor, in which state as far as PyTorch knows.
+        factor: (H, dh, dh).
+        mark: (d,), that weight in one fixed direction, which differs if the weight does.
+    """
+
+    key: tuple[Any, ...]
+    factor: torch.Tensor
+    mark: torch.Tensor
+
+
+@functools.cache
+def _direction(width: int) -> torch.Tensor:
+    return torch.randn(width, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
 @dataclass(frozen=True)
@@ -79,7 +99,8 @@ class PAdapterLayer(BottleneckLayer):
         # Plain references: the attention module must not become a sub-module of its own output projection.
         self.__dict__["_site"] = site
         self.part = site.part
-        self._metric: tuple[tuple[Any, ...], torch.Tensor] | None = None
+        self._metric: _Metric | None = None
+        self._metric_doubted = False
         self._number = enrol(self)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -148,8 +169,11 @@ class PAdapterLayer(BottleneckLayer):
         return p, mu
 
     def train(self, mode: bool = True) -> PAdapterLayer:
-        """As ``torch.nn.Module.train``; what was computed from the projection's weight is forgotten."""
-        self._metric = None  # writes through ``weight.data`` leave no trace that `metric_factor` could see
+        """As ``torch.nn.Module.train``; what was computed from the projection's weight is compared with it anew.
+
+        Writes through ``weight.data`` leave no trace that `metric_factor` could see; trainers call this once a step.
+        """
+        self._metric_doubted = True
         super().train(mode)
         return self
 
@@ -165,14 +189,19 @@ class PAdapterLayer(BottleneckLayer):
         key: tuple[Any, ...] = (id(stored), stored.data_ptr(), version, stored.device, stored.dtype, num_heads)
         if is_offloaded(projection):  # a new tensor for each call, but nobody writes to what is stored away
             key = ("offloaded", stored.dtype, num_heads)
-        if self._metric is None or self._metric[0] != key:
-            # Not in inference mode, even if this call is: what is made there can never take part in training.
-            with torch.inference_mode(False), torch.no_grad(), fetched(projection):
-                weight = projection_weight(projection)
-                weight = weight.clone() if weight.is_inference() else weight
-                wide = weight if weight.dtype == torch.float64 else weight.float()
-                self._metric = (key, metric_factor(wide, num_heads))
-        return self._metric[1]
+        known, doubted = self._metric, self._metric_doubted
+        if known is not None and known.key == key and not doubted:
+            return known.factor
+        # Not in inference mode, even if this call is: what is made there can never take part in training.
+        with torch.inference_mode(False), torch.no_grad(), fetched(projection):
+            weight = projection_weight(projection)
+            weight = weight.clone() if weight.is_inference() else weight
+            wide = weight if weight.dtype == torch.float64 else weight.float()
+            mark = wide @ _direction(wide.shape[1]).to(wide)
+            if known is None or known.key != key or not torch.equal(known.mark, mark):
+                known = _Metric(key, metric_factor(wide, num_heads), mark)
+        self._metric, self._metric_doubted = known, False
+        return known.factor
 
     def attend(self, call: AttentionCall) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Context of the attention module, as the active adapters want it.
