@@ -59,9 +59,7 @@ class Sides:
         *, frozen_keys: bool = False, metric: bool = False,
     ) -> None:  # fmt: skip
         torch.manual_seed(0)
-        self.tensors = [
-            torch.randn(batch, n, heads, width, dtype=dtype).transpose(1, 2) for n in (queries, keys, keys)
-        ]
+        self.tensors = [torch.randn(batch, n, heads, width, dtype=dtype).transpose(1, 2) for n in (queries, keys, keys)]
         self.leaves = [t.requires_grad_() for t in (self.tensors[:1] if frozen_keys else self.tensors)]
         self.p, self.mu = torch.tensor(1.5, requires_grad=True), torch.tensor(0.1, requires_grad=True)
         factor = torch.randn(heads, width, width) / width**0.5 if metric else None

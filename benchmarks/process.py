@@ -30,6 +30,12 @@ from typing import Any
 #: Environment variable: computing threads of every process.
 THREADS = "PADAPTER_BENCH_THREADS"
 _ROOT = Path(__file__).parents[1]
+#: No progress bars between the cases.
+_QUIET = {
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "PYTHONWARNINGS": "ignore::FutureWarning",
+}
 
 
 class NotHereError(Exception):
@@ -57,7 +63,7 @@ class Process:
             stdout=subprocess.PIPE,
             text=True,
             cwd=_ROOT,
-            env={**os.environ, THREADS: threads, "OMP_NUM_THREADS": threads, "HF_HUB_OFFLINE": "1"},
+            env={**os.environ, **_QUIET, THREADS: threads, "OMP_NUM_THREADS": threads, "HF_HUB_OFFLINE": "1"},
         )
 
     def ask(self) -> Any:

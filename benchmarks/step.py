@@ -53,10 +53,9 @@ def steps(method: str, rows: int) -> Iterator[Any]:
 
 def run(quick: bool = False) -> Iterator[dict[str, Any]]:
     """One case with all methods."""
-    rows = 2 if quick else 32
-    facts, seconds = interleaved_processes(
-        "benchmarks.step:steps", {method: {"method": method, "rows": rows} for method in METHODS}, 2 if quick else REPEATS
-    )
+    rows, repeats = (2, 2) if quick else (32, REPEATS)
+    sides = {method: {"method": method, "rows": rows} for method in METHODS}
+    facts, seconds = interleaved_processes("benchmarks.step:steps", sides, repeats)
     yield {
         "case": f"shapes-blip, {rows} rows",
         **{key: {method: fact[key] for method, fact in facts.items()} for key in ("trainable", "peak_mb")},
