@@ -79,8 +79,8 @@ def main(words: Sequence[str] | None = None) -> int:
             print("Wait until they are not, or measure --anyway.", file=sys.stderr)
             return 1
     os.environ[THREADS] = str(chosen.threads)
-    timing.torch.set_num_threads(chosen.threads)  # this process only reports it
-    about = {"machine": timing.machine(), "load_at_start": round(load, 2), "busy": busy}
+    with Process("benchmarks.timing:facts") as process:
+        about = {"machine": process.ask(), "load_at_start": round(load, 2), "busy": busy}
     folder = chosen.output or (QUICK_RESULTS if chosen.quick else timing.RESULTS)
     took = sum(
         run(name, folder, about, quick=chosen.quick, compiled=chosen.compile) for name in chosen.names or BENCHMARKS

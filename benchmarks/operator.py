@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from benchmarks.process import interleaved_processes
-from benchmarks.timing import REPEATS, compare, interleaved, peak_above
+from benchmarks.timing import REPEATS, compare, compare_memory, interleaved, peak_above
 from padapter.functional import p_laplacian_attention
 
 TARGET = 1.3
@@ -89,10 +89,9 @@ def case(name: str, sides: Sides, against: list[str], repeats: int = REPEATS) ->
     (batch, heads, queries, width), keys = sides.tensors[0].shape, sides.tensors[1].shape[2]
     size = {"batch": batch, "heads": heads, "queries": queries, "keys": keys, "width": width}
     target = {} if "materialising" in against else {"p-Laplacian": TARGET}
-    return {
-        "case": name, **size, "dtype": str(sides.upstream.dtype).removeprefix("torch."),
-        **compare(seconds, "sdpa", **target),
-    }  # fmt: skip
+    dtype = str(sides.upstream.dtype).removeprefix("torch.")
+    title = f"{batch} x {heads} x {queries} x {keys}, {dtype}, {name}"
+    return {"case": title, **size, "dtype": dtype, **compare(seconds, "sdpa", **target)}
 
 
 def peak(side: str, sizes: list[int], heads: int) -> Iterator[Any]:
@@ -111,20 +110,9 @@ def memory(sizes: list[int], heads: int) -> Iterator[dict[str, Any]]:
     _, found = interleaved_processes("benchmarks.operator:peak", every, len(sizes))
     for index, n in enumerate(sizes):
         peaks = {name: values[index] for name, values in found.items()}
-        inputs = 3 * heads * n * 64 * 4
-        yield {
-            "case": f"{n:,} x {n:,}", "batch": 1, "heads": heads, "queries": n, "keys": n, "width": 64,
-            "inputs_mb": _mb(inputs), "peak_mb": {name: _mb(value) for name, value in peaks.items()},
-            "peak_ratio": {name: round(value / max(peaks["sdpa"], 1), 2) for name, value in peaks.items()},
-            "with_inputs_ratio": {
-                name: round((value + inputs) / (peaks["sdpa"] + inputs), 2) for name, value in peaks.items()
-            },
-            "target": {"p-Laplacian": TARGET},
-        }  # fmt: skip
-
-
-def _mb(count: int) -> float:
-    return round(count / 2**20, 1)
+        size = {"batch": 1, "heads": heads, "queries": n, "keys": n, "width": 64}
+        title = f"1 x {heads} x {n:,} x {n:,}, float32, above {3 * heads * n * 64 / 2**18:g} MiB of inputs"
+        yield {"case": title, **size, **compare_memory(peaks, "sdpa", **{"p-Laplacian": TARGET})}
 
 
 def run(quick: bool = False, compiled: bool = False) -> Iterator[dict[str, Any]]:

@@ -31,14 +31,15 @@ def growing(what: str, sizes: tuple[int, ...], repeats: int) -> Iterator[dict[st
     for size in sizes:
         sides = Sides(**{**START, what: size}, width=64, dtype=torch.float32)
         seconds = interleaved({way: sides.side(way) for way in WAYS}, repeats)
-        yield {"case": what, "size": size, **compare(seconds, "sdpa")}
+        yield {"case": f"{what} = {size}", "grows": what, "size": size, **compare(seconds, "sdpa")}
 
 
 def reduction(factors: tuple[int, ...], quick: bool, repeats: int) -> Iterator[dict[str, Any]]:
     """A training step of two decoder layers of BLIP base behind one layer of the image tower."""
     for factor in factors:
         seconds = interleaved({name: training_step(name, factor, quick) for name in ("adapter", "p-adapter")}, repeats)
-        yield {"case": "reduction_factor", "size": factor, **compare(seconds, "adapter")}
+        title = f"reduction factor = {factor}"
+        yield {"case": title, "grows": "reduction_factor", "size": factor, **compare(seconds, "adapter")}
 
 
 def training_step(method: str, factor: int, quick: bool) -> Callable[[], Any]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from benchmarks.process import interleaved_processes
-from benchmarks.timing import REPEATS, compare
+from benchmarks.timing import REPEATS, compare, compare_memory
 
 METHODS = ("lora", "adapter", "p-adapter", "p-adapter:form=bottleneck", "prefix", "full")
 
@@ -46,7 +46,7 @@ def steps(method: str, rows: int) -> Iterator[Any]:
 
     forget_peak()
     step()
-    yield {"trainable": trainable, "peak_mb": round(peak_memory()[0] / 2**20, 1)}
+    yield {"trainable": trainable, "peak": peak_memory()[0]}
     while True:
         yield step()
 
@@ -58,6 +58,7 @@ def run(quick: bool = False) -> Iterator[dict[str, Any]]:
     facts, seconds = interleaved_processes("benchmarks.step:steps", sides, repeats)
     yield {
         "case": f"shapes-blip, {rows} rows",
-        **{key: {method: fact[key] for method, fact in facts.items()} for key in ("trainable", "peak_mb")},
+        "trainable": {method: fact["trainable"] for method, fact in facts.items()},
         **compare(seconds, "lora"),
+        **compare_memory({method: fact["peak"] for method, fact in facts.items()}, "lora"),
     }

@@ -9,7 +9,7 @@ import platform
 import re
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ def compare(seconds: Mapping[str, Sequence[float]], baseline: str, **target: flo
     Args:
         seconds: per side and repeat, the sides in turn.
         baseline: the side that the others are divided by.
-        target: side -> what its ratio shall not exceed (for a ratio below 1: shall not be below).
+        target: side -> what its ratio shall not exceed.
     """
     return {
         "baseline": baseline,
@@ -55,6 +55,22 @@ def compare(seconds: Mapping[str, Sequence[float]], baseline: str, **target: flo
         "quartiles": {name: _quartiles(values) for name, values in seconds.items()},
         "repeats": min(len(values) for values in seconds.values()),
         "seconds": {name: [_rounded(value) for value in values] for name, values in seconds.items()},
+    }
+
+
+def compare_memory(peaks: Mapping[str, float], baseline: str, **target: float) -> dict[str, Any]:
+    """The same for peaks of memory.
+
+    Args:
+        peaks: bytes per side.
+        baseline: the side that the others are divided by.
+        target: side -> what its ratio shall not exceed.
+    """
+    return {
+        "peak_baseline": baseline,
+        "peak_mb": {name: round(value / 2**20, 1) for name, value in peaks.items()},
+        "peak_ratio": {name: round(value / max(peaks[baseline], 1), 3) for name, value in peaks.items()},
+        "peak_target": target,
     }
 
 
@@ -79,7 +95,13 @@ def machine() -> dict[str, Any]:
         "torch": torch.__version__,
         "python": platform.python_version(),
         "system": platform.system(),
+        "denormals": "flushed" if float(torch.tensor([1e-40]) * 1) == 0 else "kept",
     }
+
+
+def facts() -> Iterator[dict[str, Any]]:
+    """For a process of its own: `machine` as benchmarks see it."""
+    yield machine()
 
 
 def _cpu_model() -> str:
