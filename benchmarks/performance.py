@@ -52,7 +52,7 @@ def times(result: Result) -> str:
 def memory(result: Result) -> str:
     """Peaks of memory and their ratios, a row per case."""
     return _tables(
-        [case for case in result["cases"] if "peak_mb" in case],
+        [case for case in result["cases"] if "peak_ratio" in case],
         sides="peak_mb",
         baseline="peak_baseline",
         base_column="`{}` needs",
