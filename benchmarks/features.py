@@ -63,7 +63,7 @@ def speed(folder: Path, quick: bool) -> dict[str, Any]:
     """Epochs of a model of BLIP base size on few pictures."""
     config = blip_config(layers=1, width=64, side=32, words=600) if quick else blip_config()
     save_blip(folder / "model", config)
-    rows, rounds = (4, 1) if quick else (16, ROUNDS)
+    rows, rounds = (4, 1) if quick else (8, ROUNDS)
     options = {"epochs": 2, "batch_size": rows // 2}
     model, world = str(folder / "model"), f"shapes:new-questions:train:{rows}"
     plain = trained(folder, model, world, cached=False, **options)

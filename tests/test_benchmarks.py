@@ -35,7 +35,7 @@ def test_memory_is_compared_too():
 def test_a_peak_is_what_work_needs_at_most_and_not_what_was_there_before():
     there = torch.ones(2**22)  # 16 MiB
     peak = timing.peak_above(lambda: torch.ones(2**23))  # 32 MiB
-    assert 2**25 <= peak < 2**25 + 2**23, peak
+    assert peak == pytest.approx(2**25, abs=2**21)  # the kernel counts pages in batches
     assert there.numel()
 
 
@@ -47,15 +47,10 @@ def test_a_file_says_on_what_machine(tmp_path):
     assert '"seconds": [ 1.0, 2.5e-05 ]' in path.read_text()
 
 
-def test_a_process_answers_when_asked_until_it_has_no_more():
-    with Process("itertools:repeat", object={"a": 1}, times=2) as asked:
-        assert list(asked) == [{"a": 1}, {"a": 1}]
-
-
-def test_a_process_has_its_threads_and_flushes_denormal_numbers(monkeypatch):
+def test_a_process_answers_until_it_has_no_more_with_its_threads_and_without_denormal_numbers(monkeypatch):
     monkeypatch.setenv(process.THREADS, "3")
     with Process("benchmarks.timing:facts") as asked:
-        found = asked.ask()
+        (found,) = asked
     assert (found["threads"], found["denormals"]) == (3, "flushed")
     assert timing.machine()["denormals"] == "kept"  # in this process nobody has asked for it
 
