@@ -81,7 +81,7 @@ def speed(folder: Path, quick: bool) -> dict[str, Any]:
 
 def scores(folder: Path, quick: bool) -> dict[str, Any]:
     """The built-in model, whose answers mean something, scored after training with and without the option."""
-    rows, scored = (16, 8) if quick else (128, 512)
+    rows, scored = (8, 4) if quick else (128, 512)
     options = {
         "epochs": 2, "batch_size": 16, "eval": f"shapes:source:test:{scored}", "num_beams": 1, "learning_rate": 1e-3,
     }  # fmt: skip

@@ -30,6 +30,8 @@ from typing import Any
 #: Environment variable: computing threads of every process.
 THREADS = "PADAPTER_BENCH_THREADS"
 _ROOT = Path(__file__).parents[1]
+#: Seconds that a process may go on with the item it is at, when nobody waits for it any more.
+_GRACE = 20
 #: No progress bars between the cases.
 _QUIET = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -99,8 +101,11 @@ class Process:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._process.kill()
-        self._process.communicate()
+        try:
+            self._process.communicate(timeout=_GRACE)  # the end of its input ends it, and lets it clean up
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.communicate()
 
 
 def interleaved_processes(
@@ -150,6 +155,7 @@ def main(function: str, arguments: str) -> None:
             answer()
         except NotHereError as reason:
             answer(**{"not here": str(reason)})
+    items.close()  # what it has on disk goes
 
 
 if __name__ == "__main__":

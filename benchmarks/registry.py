@@ -20,8 +20,8 @@ class Benchmark(NamedTuple):
 
 
 BENCHMARKS = {
-    "operator": Benchmark(75, "p-Laplacian attention against scaled_dot_product_attention: time, memory", True),
+    "operator": Benchmark(90, "p-Laplacian attention against scaled_dot_product_attention: time, memory", True),
     "scaling": Benchmark(75, "how its time, and that of a training step, grow with each size"),
     "step": Benchmark(60, "a training step of the built-in model with each method"),
-    "features": Benchmark(120, "the first and the second epoch with --cache-features, BLIP base size"),
+    "features": Benchmark(100, "the first and the second epoch with --cache-features, BLIP base size"),
 }
