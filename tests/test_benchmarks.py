@@ -57,7 +57,7 @@ def test_a_process_answers_until_it_has_no_more_with_its_threads_and_without_den
 
 def test_a_process_that_dies_is_told(monkeypatch):
     monkeypatch.setattr(process.sys, "executable", "false")
-    with Process("module:run", a=1) as dead, pytest.raises(RuntimeError, match='module:run {"a": 1} ended with 1'):
+    with Process("module:run", a=1) as dead, pytest.raises(RuntimeError, match=r'module:run \{"a": 1\} ended with 1'):
         dead.ask()
 
 
