@@ -147,6 +147,15 @@ def test_frozen_keys_get_no_gradient():
     assert len(sides.side("p-Laplacian")()) == 3  # and p and mu
 
 
+def test_a_compiled_side_is_compiled_once(monkeypatch):
+    compiled = []
+    monkeypatch.setattr(operator.torch, "compile", lambda function: compiled.append(function) or function)
+    sides = operator.Sides(1, 2, 3, 5, 4, torch.float32)
+    found = operator.case("any", sides, ["p-Laplacian, compiled"], repeats=2)
+    assert set(found["ratio"]) == {"sdpa", "p-Laplacian", "p-Laplacian, compiled"}
+    assert compiled == [operator.p_laplacian_attention]
+
+
 def test_scaling_changes_one_size_at_a_time(monkeypatch):
     made = []
     monkeypatch.setattr(
