@@ -15,7 +15,7 @@ help:
 	@echo "make test-gpu  tests of the GPU kernels, compiled, on a machine that has one"
 	@echo "make lint      ruff and mypy"
 	@echo "make format    let ruff rewrite the files"
-	@echo "make bench     measure; results go to benchmarks/results/"
+	@echo "make bench     measure, on quiet cores; fills docs/performance.md"
 	@echo "make pretrain  pre-train the built-in model again (hours; resumes where it stopped)"
 
 setup: $(READY)
@@ -49,6 +49,7 @@ format: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks.performance
 
 pretrain: $(READY)
 	$(BIN)/python -m padapter.models --output runs/pretrain

@@ -1,30 +1,23 @@
-"""One training step of the built-in model with each method: time relative to LoRA, and peak memory.
-
-One process per method and size, because memory is a property of a process; the interleaving is done by the parent.
-"""
+"""One training step of the built-in model with each method: time relative to LoRA, and peak memory."""
 
 from __future__ import annotations
 
-import json
-import resource
-import statistics
-import subprocess
-import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
-from benchmarks.timing import ratios, write
+from benchmarks.process import interleaved_processes
+from benchmarks.timing import REPEATS, compare, compare_memory
 
 METHODS = ("lora", "adapter", "p-adapter", "p-adapter:form=bottleneck", "prefix", "full")
-_ROUNDS, _STEPS = 3, 7
 
 
-def measure(method: str) -> dict[str, Any]:
-    """Seconds per step and peak memory of one method, in this process."""
+def steps(method: str, rows: int) -> Iterator[Any]:
+    """In a process of its own: facts, then seconds of one step after the other."""
     import torch
 
-    torch.set_flush_denormal(True)  # before the first operation, or backward drowns in denormals
     from padapter.backbones import TrainingExample, load_backbone
+    from padapter.comparison.measure import forget_peak, peak_memory
     from padapter.data import open_image
     from padapter.methods import get_method
     from padapter.tasks import get_task
@@ -37,40 +30,35 @@ def measure(method: str) -> dict[str, Any]:
     task = get_task("vqa")
     examples = [
         TrainingExample(open_image(row["image"]), task.prompt(row), tuple(task.targets(row)))
-        for row in load_world("new-questions", "vqa", "train", 32)
+        for row in load_world("new-questions", "vqa", "train", rows)
     ]
     batch = backbone.collate(examples)
     module = backbone.training_module(task.loss_reduction).train()
     optimizer = torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], lr=1e-4)
+    trainable = sum(p.numel() for p in module.parameters() if p.requires_grad)
 
-    def step() -> None:
+    def step() -> float:
+        start = time.perf_counter()
         optimizer.zero_grad()
         module(**batch)["loss"].backward()
         optimizer.step()
+        return time.perf_counter() - start
 
+    forget_peak()
     step()
-    seconds = []
-    for _ in range(_STEPS):
-        start = time.perf_counter()
-        step()
-        seconds.append(time.perf_counter() - start)
-    trainable = sum(p.numel() for p in module.parameters() if p.requires_grad)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"seconds": seconds, "peak_mb": round(peak, 1), "trainable": trainable}
+    yield {"trainable": trainable, "peak": peak_memory()[0]}
+    while True:
+        yield step()
 
 
-def main() -> None:
-    """Measure all methods in turn and write ``results/step.json``."""
-    seconds: dict[str, list[float]] = {method: [] for method in METHODS}
-    facts: dict[str, dict[str, Any]] = {}
-    for _ in range(_ROUNDS):
-        for method in METHODS:
-            command = [sys.executable, "-m", "benchmarks", "--step", method]
-            found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-            seconds[method].append(statistics.median(found.pop("seconds")))
-            facts[method] = found
-    relative = ratios(seconds, "lora")
-    cases = [{"method": m, "ratio_to_lora": relative[m], **facts[m], "seconds": seconds[m]} for m in METHODS]
-    for case in cases:
-        print({k: v for k, v in case.items() if k != "seconds"})
-    print(write("step", cases))
+def run(quick: bool = False) -> Iterator[dict[str, Any]]:
+    """One case with all methods."""
+    rows, repeats = (2, 2) if quick else (32, REPEATS)
+    sides = {method: {"method": method, "rows": rows} for method in METHODS}
+    facts, seconds = interleaved_processes("benchmarks.step:steps", sides, repeats)
+    yield {
+        "case": f"shapes-blip, {rows} rows",
+        "trainable": {method: fact["trainable"] for method, fact in facts.items()},
+        **compare(seconds, "lora"),
+        **compare_memory({method: fact["peak"] for method, fact in facts.items()}, "lora"),
+    }

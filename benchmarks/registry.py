@@ -1,0 +1,27 @@
+"""All benchmarks: one module, one line."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Benchmark(NamedTuple):
+    """A module of this package with ``run(quick) -> Iterator[dict]``, the cases one after the other.
+
+    Attributes:
+        seconds: that it may take on two quiet cores; all of them together ten minutes.
+        about: what it measures.
+        compiles: whether ``run`` also takes ``compiled``: add torch.compile as a side.
+    """
+
+    seconds: int
+    about: str
+    compiles: bool = False
+
+
+BENCHMARKS = {
+    "operator": Benchmark(90, "p-Laplacian attention against scaled_dot_product_attention: time, memory", True),
+    "scaling": Benchmark(75, "how its time, and that of a training step, grow with each size"),
+    "step": Benchmark(60, "a training step of the built-in model with each method"),
+    "features": Benchmark(100, "the first and the second epoch with --cache-features, BLIP base size"),
+}
