@@ -19,7 +19,7 @@ from padapter.architectures.fused import FusedAttention, can_fuse, fused_attenti
 from padapter.architectures.shims import blip_text_states, blip_vision_states, dropout_of
 
 
-class FusedBlipTextSelfAttention(FusedAttention, BlipTextSelfAttention):  # type: ignore[misc]
+class FusedBlipTextSelfAttention(FusedAttention, BlipTextSelfAttention):
     """Self- and cross-attention of the text model; the second output, the weights, is None unless recorded."""
 
     padapter_original = BlipTextSelfAttention
@@ -49,7 +49,7 @@ class FusedBlipTextSelfAttention(FusedAttention, BlipTextSelfAttention):  # type
         return fused_attention(query, key, value, mask, dropout_of(self.dropout)).flatten(2), None
 
 
-class FusedBlipAttention(FusedAttention, BlipAttention):  # type: ignore[misc]
+class FusedBlipAttention(FusedAttention, BlipAttention):
     """Attention of the image encoder; the second output, the weights, is None unless recorded."""
 
     padapter_original = BlipAttention
