@@ -76,11 +76,23 @@ def fused_attention(
 
     Returns:
         Context (B, N1, H, dh). A query that may attend to nothing (padding) gets the mean of all values, as it does
-        step by step.
+        step by step, and hands no gradient to queries and keys.
     """
     if mask is not None:
-        # Half of the smallest number hides a key as well, and survives what kernels do to it: the smallest number
-        # itself becomes -inf when it is rounded to half precision or multiplied by log2(e), and rows of -inf NaN.
-        lowest = torch.finfo(query.dtype).min / 2
-        mask = mask.to(query.device, query.dtype).clamp(min=lowest)
+        query, mask = _prepared(query, mask)
     return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout).transpose(1, 2)
+
+
+def _prepared(query: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Query and mask with which fused kernels compute what step by step attention does with the given ones.
+
+    * Half of the smallest number hides a key as well as the smallest, which becomes -inf when it is rounded to half
+      precision or multiplied by log2(e) (kernels use powers of 2).
+    * Kernels keep the logarithm of the softmax's denominator for backward. Beside a large number common to a whole row,
+      a query that may attend to nothing, it is rounded away and the gradient is wrong: the largest number of each row
+      becomes 0. Step by step, the scores of such a row are rounded away instead: its query becomes 0.
+    """
+    lowest = max(torch.finfo(dtype).min for dtype in (query.dtype, mask.dtype)) / 2
+    mask = mask.to(query.device, query.dtype).clamp(min=lowest)
+    top = mask.amax(dim=-1, keepdim=True)  # (B or 1, H or 1, N1 or 1, 1)
+    return query * (top > lowest), mask - top
