@@ -29,6 +29,7 @@ from padapter.option_fields import (
 PRECISIONS = ("fp32", "bf16", "fp16")
 INFERENCES = ("generate", "rank")
 DEVICES = ("auto", "cpu", "cuda")
+ATTENTIONS = ("sdpa", "eager")
 
 T = TypeVar("T")
 
@@ -59,6 +60,12 @@ class InferenceOptions:
         choices=PRECISIONS,
         metavar="fp32|bf16|fp16",
         help="Number format of the forward and backward pass.",
+    )
+    attention: str = option(
+        "sdpa",
+        choices=ATTENTIONS,
+        metavar="sdpa|eager",
+        help="Plain attention in one fused call wherever the model can, or step by step.",
     )
     cache_features: bool = option(
         False, help="Keep the output of a frozen image encoder on disk (half precision) and compute it only once."
@@ -356,6 +363,7 @@ def resume_config(cls: type[Any], given: dict[str, Any]) -> Path | None:
 
 
 __all__ = [
+    "ATTENTIONS",
     "DEVICES",
     "EPOCH",
     "INFERENCES",

@@ -9,6 +9,7 @@ from tiny_blip import make_backbone, make_model, make_processor, save_tiny
 from transformers import BertConfig, BertTokenizer, BlipForQuestionAnswering
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
+from padapter.architectures.blip import FUSED
 from padapter.backbones import BACKBONES, BlipBackbone, load_backbone
 from padapter.errors import UserError
 
@@ -36,6 +37,16 @@ def test_a_saved_model_is_read_back(folder, images):
 
 def test_the_image_processor_needs_no_torchvision(folder):
     assert type(load_backbone(folder).processor.image_processor) is BlipImageProcessorPil
+
+
+def test_attention_is_fused_unless_asked(folder):
+    found = {}
+    for attention in (None, "sdpa", "eager"):
+        backbone = load_backbone(folder) if attention is None else load_backbone(folder, attention=attention)
+        found[attention] = {type(module) for module in backbone.model.modules()} & {*FUSED.keys(), *FUSED.values()}
+    assert found == {None: {*FUSED.values()}, "sdpa": {*FUSED.values()}, "eager": {*FUSED.keys()}}
+    with pytest.raises(UserError, match="attention 'flash' is not one of sdpa, eager"):
+        load_backbone(folder, attention="flash")
 
 
 def test_weights_are_float32_unless_asked(folder, tmp_path):

@@ -136,6 +136,14 @@ def test_a_run_from_data_to_score(folders, tmp_path, monkeypatch, name, method):
     assert (tmp_path / "run" / "adapter").is_dir() == (method != "full")
 
 
+def test_attention_is_what_transformers_chooses_or_step_by_step(folders):
+    folder = str(folders[NAMES[0]])
+    chosen = {
+        name: load_backbone(folder, attention=name).model.config._attn_implementation for name in ("sdpa", "eager")
+    }
+    assert chosen == {"sdpa": "sdpa", "eager": "eager"}
+
+
 def test_encoder_decoders_are_refused(tmp_path):
     from tiny_models import build
 

@@ -8,6 +8,7 @@ from PIL import Image
 from transformers import BertTokenizer, BlipConfig, BlipForConditionalGeneration, BlipProcessor
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
+from padapter.architectures.blip import use_attention
 from padapter.backbones import BlipBackbone
 
 WORDS = [
@@ -111,7 +112,9 @@ def make_model(*, seed: int = 0, layers: int = 2, label_smoothing: float = 0.1, 
 
 
 def make_backbone(**options) -> BlipBackbone:
-    return BlipBackbone(make_model(**options), make_processor(), "tiny-blip")
+    model = make_model(**options)
+    use_attention(model, "sdpa")  # as the backbone does when it loads a model
+    return BlipBackbone(model, make_processor(), "tiny-blip")
 
 
 def save_tiny(directory, **options):

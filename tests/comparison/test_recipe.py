@@ -130,6 +130,8 @@ def test_the_key_tells_what_computes_from_what_watches(tmp_path):
             0
         ].key
     )
+    otherwise = recipe_of(tmp_path, BODY.replace("batch_size: 4", "batch_size: 4, attention: eager"))
+    assert key == jobs_of_table(otherwise, {}, {})[0].key
     for changed in ("batch_size: 5", "batch_size: 4, weight_decay: 0.1", "batch_size: 4, precision: bf16"):
         assert key != jobs_of_table(recipe_of(tmp_path, BODY.replace("batch_size: 4", changed)), {}, {})[0].key
 

@@ -41,6 +41,27 @@ def test_it_learns_and_changes_only_what_it_trains(name):
 
 
 @pytest.mark.parametrize("name", METHODS)
+def test_a_training_step_keeps_nothing_of_a_frozen_image_encoder(name):
+    backbone = adapted(name)
+    saved, batch = [], toy_batch(backbone)
+
+    def count(tensor):
+        saved.append(tensor.shape)
+        return tensor
+
+    module = backbone.training_module("sequence").train()
+    tower = backbone.base_model.vision_model
+    counts = {}
+    tower.register_forward_pre_hook(lambda *_: counts.update(before=len(saved)))
+    tower.register_forward_hook(lambda *_: counts.update(after=len(saved)))
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        module(**batch)["loss"].backward()
+    assert len(saved) > counts["after"]
+    assert (counts["after"] > counts["before"]) == (name == "full")
+    assert any(p.grad is not None for p in tower.parameters()) == (name == "full")
+
+
+@pytest.mark.parametrize("name", METHODS)
 def test_saved_and_loaded_it_gives_the_same_outputs(name, tmp_path):
     backbone = adapted(name)
     start = outputs(backbone)

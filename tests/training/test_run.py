@@ -11,12 +11,14 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file
 
 from padapter.backbones import load_backbone
 from padapter.errors import UserError
+from padapter.evaluation import evaluate_source
 from padapter.methods import METHODS, get_method
-from padapter.options import TrainOptions, options_from
+from padapter.options import EvalOptions, TrainOptions, options_from
 from padapter.training import train
 
 ADAPTER = {"adapter/adapter_config.json", "adapter/adapter_model.safetensors"}
@@ -164,6 +166,19 @@ def test_adapter_gives_the_same_answers_through_peft_in_a_fresh_process(options,
     ours = backbone.model.eval()(**inputs).logits.double().abs().sum().item()
     assert float(run.stdout) == pytest.approx(ours, rel=1e-6)
     assert abs(ours - base) > 1e-3 * base
+
+
+def test_attention_step_by_step_trains_the_same(options, data, tmp_path, monkeypatch):
+    common = {"eval": data["vqa"], "score_base": False, "epochs": 2}
+    fused = train(options(**common)).metrics["training"]["last_loss"]
+    plain, refuse = F.scaled_dot_product_attention, lambda *_, **__: pytest.fail("fused")
+    monkeypatch.setattr(F, "scaled_dot_product_attention", refuse)
+    run = train(options(**common, attention="eager", output=str(tmp_path / "eager")))
+    assert run.metrics["training"]["last_loss"] == pytest.approx(fused, rel=1e-4)
+    evaluate = EvalOptions(run=str(run.output), data=data["vqa"], quiet=True, attention="eager")
+    scores = evaluate_source(evaluate)["scores"]["metrics"]
+    monkeypatch.setattr(F, "scaled_dot_product_attention", plain)
+    assert scores == evaluate_source(replace(evaluate, attention="sdpa"))["scores"]["metrics"]
 
 
 def test_many_processes_are_refused(options, monkeypatch):

@@ -27,7 +27,7 @@ def guess_row(module: nn.Module) -> AttentionRow | None:
     projections have names from `QUERY`, `VALUE` and `OUTPUT`; its number of heads is an attribute; and, where its
     queries are rotated, they are rotated as they were projected, without a norm in between.
     """
-    cls: type = getattr(type(module), "padapter_original", type(module))
+    cls = original_class(module)
     if "Attention" not in cls.__name__ or ("config" not in module.__dict__ and not hasattr(module, "config")):
         return None
     source = _forward_source(cls)
@@ -52,6 +52,14 @@ def guess_row(module: nn.Module) -> AttentionRow | None:
         node_query=NodeQuery(query) if rotated else None,
         cross=crosses if isinstance(crosses, bool) else CROSS_NAMES,
     )
+
+
+def original_class(module: nn.Module) -> type:
+    """The class that a model's own code gave a module, below our shims and fused classes."""
+    cls: type = type(module)
+    while hasattr(cls, "padapter_original"):
+        cls = cls.padapter_original
+    return cls
 
 
 @functools.cache

@@ -267,6 +267,13 @@ def _set_class(module: nn.Module, cls: type) -> None:
         module.__dict__["_old_forward"] = types.MethodType(cls.forward, module)  # type: ignore[attr-defined]
 
 
+def rest_on(module: nn.Module, original: type[nn.Module]) -> None:
+    """Make a module one of another class; below its shim, if it has one."""
+    _set_class(
+        module, _combine(type(module).padapter_shim, original) if isinstance(module, AttentionShim) else original
+    )
+
+
 _COMBINED: dict[tuple[type, type], type] = {}
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from transformers.cache_utils import Cache, EncoderDecoderCache
 
+from padapter.architectures.fused import FusedAttention, can_fuse, fused_attention
 from padapter.architectures.interface import AttentionShim, p_adapter_attention
 
 
@@ -47,14 +48,7 @@ class BlipTextShim(AttentionShim):
             )
         mask = attention_mask if encoder_hidden_states is None else encoder_attention_mask
         module: Any = self
-        query = _heads(module.query(hidden_states), module.attention_head_size)
-        states = hidden_states if encoder_hidden_states is None else encoder_hidden_states
-        key, value = _cached(
-            past_key_values,
-            module.layer_idx,
-            encoder_hidden_states is not None,
-            lambda: tuple(_heads(part(states), module.attention_head_size) for part in (module.key, module.value)),
-        )
+        query, key, value = blip_text_states(module, hidden_states, encoder_hidden_states, past_key_values)
         context, weights = _attend(module, query, key, value, mask, _divided, module.dropout)
         return context, weights
 
@@ -67,8 +61,7 @@ class BlipVisionShim(AttentionShim):
         if not self.padapter_layer.changes_attention():
             return super().forward(hidden_states, **kwargs)  # type: ignore[misc]
         module: Any = self
-        mixed = module.qkv(hidden_states).unflatten(-1, (3, module.num_heads, -1))  # (B, N, 3, H, dh)
-        query, key, value = mixed.permute(2, 0, 3, 1, 4)
+        query, key, value = blip_vision_states(module, hidden_states)
         context, weights = _attend(module, query, key, value, None, _multiplied, module.dropout)
         return module.projection(context), weights
 
@@ -134,6 +127,33 @@ class TrOCRShim(AttentionShim):
         return module.out_proj(context), weights if output_attentions else None
 
 
+def blip_text_states(
+    module: Any, hidden_states: torch.Tensor, encoder_hidden_states: torch.Tensor | None, past: Cache | None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Query (B, H, N1, dh), key and value (B, H, N2, dh) of a ``BlipTextSelfAttention``, which also fills its cache."""
+    width = module.attention_head_size
+    states = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+    query = _heads(module.query(hidden_states), width)
+    key, value = _cached(
+        past,
+        module.layer_idx,
+        encoder_hidden_states is not None,
+        lambda: tuple(_heads(part(states), width) for part in (module.key, module.value)),
+    )
+    return query, key, value
+
+
+def blip_vision_states(module: Any, hidden_states: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Query, key and value (B, H, N, dh) of a ``BlipAttention``."""
+    mixed = module.qkv(hidden_states).unflatten(-1, (3, module.num_heads, -1))  # (B, N, 3, H, dh)
+    return mixed.permute(2, 0, 3, 1, 4).unbind(0)
+
+
+def dropout_of(dropout: nn.Dropout) -> float:
+    """The probability with which a dropout drops now."""
+    return float(dropout.p) if dropout.training else 0.0
+
+
 Scores = Callable[[Any, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
@@ -161,7 +181,9 @@ def _attend(
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """The context (B, N1, H * dh) and the weights; ``scores_of`` is the original's way to scale."""
 
-    def plain() -> tuple[torch.Tensor, torch.Tensor]:
+    def plain() -> tuple[torch.Tensor, torch.Tensor | None]:
+        if isinstance(module, FusedAttention) and not need_weights and can_fuse(mask):
+            return fused_attention(query, key, value, mask, dropout_of(dropout)), None
         scores = scores_of(module, query, key)
         if mask is not None:
             scores = scores + mask.to(scores.device)
@@ -174,7 +196,7 @@ def _attend(
         key,
         value,
         mask,
-        dropout=dropout.p if dropout.training else 0.0,
+        dropout=dropout_of(dropout),
         is_causal=False,
         plain=plain,
         need_weights=need_weights,

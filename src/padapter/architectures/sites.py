@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from padapter.architectures.generic import dotted, guess_row
+from padapter.architectures.generic import dotted, guess_row, original_class
 from padapter.architectures.table import Architecture, AttentionRow, FeedForwardRow, architectures
 from padapter.errors import UserError
 
@@ -88,7 +88,7 @@ def find_sites(model: nn.Module) -> dict[str, Site]:
     found: dict[str, AttentionSite] = {}
     blocks: list[tuple[str, FeedForwardRow]] = []
     for name, module in model.named_modules():
-        class_name = getattr(type(module), "padapter_original", type(module)).__name__
+        class_name = original_class(module).__name__
         row, known = attention.get(class_name) or (guess_row(module), None)
         if row is not None:
             found.update([_attention_site(model, name, module, row, known)])

@@ -19,6 +19,8 @@ from padapter.errors import UserError
 
 LossReduction = Literal["sequence", "token"]
 Part = Literal["text", "image"]
+#: How plain attention is computed: in one fused call wherever the model's family can, or step by step.
+ATTENTIONS = ("sdpa", "eager")
 
 
 @dataclass
@@ -91,13 +93,14 @@ class Backbone(ABC):
 
     @classmethod
     @abstractmethod
-    def load(cls, path: str | Path, *, name: str, dtype: torch.dtype) -> Backbone:
+    def load(cls, path: str | Path, *, name: str, dtype: torch.dtype, attention: str = "sdpa") -> Backbone:
         """Load model and processor from a folder or hub id.
 
         Args:
             path: Folder or hub id to read.
             name: What the user called the model.
             dtype: Type of the weights in memory.
+            attention: "sdpa" or "eager", see :func:`padapter.backbones.load_backbone`.
 
         Returns:
             The backbone.

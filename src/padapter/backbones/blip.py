@@ -18,6 +18,7 @@ from torch import nn
 from transformers import AutoTokenizer, BlipForConditionalGeneration, BlipProcessor, GenerationConfig
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
+from padapter.architectures.blip import use_attention
 from padapter.backbones.base import Backbone, LossReduction, Part, TrainingExample, evaluating, unwrapped
 from padapter.backbones.features import FeatureCache
 from padapter.backbones.losses import next_token_loss
@@ -110,7 +111,7 @@ class BlipBackbone(Backbone):
         _check_processor(unwrapped(model).config, processor, name)
 
     @classmethod
-    def load(cls, path: str | Path, *, name: str, dtype: torch.dtype) -> BlipBackbone:
+    def load(cls, path: str | Path, *, name: str, dtype: torch.dtype, attention: str = "sdpa") -> BlipBackbone:
         """See :meth:`Backbone.load`."""
         try:
             model, report = BlipForConditionalGeneration.from_pretrained(path, dtype=dtype, output_loading_info=True)
@@ -130,6 +131,7 @@ class BlipBackbone(Backbone):
             )
         model.name_or_path = name  # PEFT copies it into adapter_config.json
         model.config._name_or_path = name
+        use_attention(model, attention)
         return cls(model, processor, name)
 
     def collate(self, examples: Sequence[TrainingExample]) -> dict[str, torch.Tensor]:

@@ -97,10 +97,14 @@ class ImageTextBackbone(Backbone):
         self.parts, self.projections = anatomy(unwrapped(model))
 
     @classmethod
-    def load(cls, path: str | Path, *, name: str, dtype: torch.dtype) -> ImageTextBackbone:
+    def load(cls, path: str | Path, *, name: str, dtype: torch.dtype, attention: str = "sdpa") -> ImageTextBackbone:
         """See :meth:`Backbone.load`."""
+        # Left alone, transformers takes SDPA for the families that support it.
+        chosen = "eager" if attention == "eager" else None
         try:
-            model, report = AutoModelForImageTextToText.from_pretrained(path, dtype=dtype, output_loading_info=True)
+            model, report = AutoModelForImageTextToText.from_pretrained(
+                path, dtype=dtype, attn_implementation=chosen, output_loading_info=True
+            )
             processor = AutoProcessor.from_pretrained(path)
         except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
             raise UserError(f"model '{name}' cannot be loaded: {error}") from error

@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
-from padapter.backbones.base import Backbone
+from padapter.backbones.base import ATTENTIONS, Backbone
 from padapter.backbones.blip import BlipBackbone
 from padapter.backbones.image_text import ImageTextBackbone
 from padapter.errors import UserError
@@ -21,20 +21,26 @@ BACKBONES: dict[str, type[Backbone]] = {"blip": BlipBackbone}
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
-def load_backbone(model_id_or_dir: str, *, dtype: torch.dtype | str | None = None) -> Backbone:
+def load_backbone(model_id_or_dir: str, *, dtype: torch.dtype | str | None = None, attention: str = "sdpa") -> Backbone:
     """Load a vision-language model with its processor.
 
     Args:
         model_id_or_dir: A built-in name (``shapes-blip``), a folder written by ``save_pretrained``, or a hub id.
         dtype: Type of the weights in memory, e.g. ``torch.bfloat16`` or ``"bfloat16"``; default float32, whatever
             the file holds, since float16 weights do not train well.
+        attention: How plain attention is computed: "sdpa", in one fused call
+            (`torch.nn.functional.scaled_dot_product_attention`) wherever the model's family can, or "eager", step by
+            step as transformers writes it. The results are the same but for rounding.
 
     Returns:
         The backbone of the model's family.
 
     Raises:
-        UserError: If there is no such model, it is an adapter rather than a model, or its family is unknown.
+        UserError: If there is no such model, it is an adapter rather than a model, its family is unknown, or
+            ``attention`` is another word.
     """
+    if attention not in ATTENTIONS:
+        raise UserError(f"attention '{attention}' is not one of {', '.join(ATTENTIONS)}.")
     name = str(model_id_or_dir)
     path = _locate(name)
     model_type = _model_type(path, name)
@@ -46,7 +52,7 @@ def load_backbone(model_id_or_dir: str, *, dtype: torch.dtype | str | None = Non
             f"model '{name}' is of type '{model_type}', which is no image-text-to-text model of transformers. "
             f"Known model types: {', '.join(sorted({*BACKBONES, *MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES}))}."
         )
-    return family.load(path, name=name, dtype=_dtype(dtype))
+    return family.load(path, name=name, dtype=_dtype(dtype), attention=attention)
 
 
 def _locate(name: str) -> str | Path:

@@ -15,8 +15,8 @@ from padapter.data.sources import names_its_split
 from padapter.errors import UserError
 from padapter.options import TrainOptions, to_plain
 
-# These change how a run is watched, checkpointed or placed, not what it computes. Cached features are rounded to half
-# precision; the report names them among the options in which methods differ.
+# These change how a run is watched, checkpointed or placed, not what it computes. Fused attention rounds otherwise, and
+# cached features are rounded to half precision; the report names them among the options in which methods differ.
 FREE = (
     "output",
     "quiet",
@@ -26,6 +26,7 @@ FREE = (
     "log_every",
     "device",
     "score_base",
+    "attention",
     "cache_features",
 )
 

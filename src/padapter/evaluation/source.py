@@ -34,6 +34,7 @@ class Source:
         device: ``auto``, ``cpu`` or ``cuda``.
         max_length: longest sequence in tokens; ``None`` for the model's own.
         cache_features: keep what a frozen image encoder computes.
+        attention: "sdpa" or "eager", see :func:`padapter.backbones.load_backbone`.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Source:
         device: str,
         max_length: int | None = None,
         cache_features: bool = False,
+        attention: str = "sdpa",
     ) -> None:
         self.model = model
         self.task = task
@@ -58,6 +60,7 @@ class Source:
         self.device = device
         self.max_length = max_length
         self.cache_features = cache_features
+        self.attention = attention
         self._backbone: Backbone | None = None
 
     @property
@@ -77,7 +80,7 @@ class Source:
         """
         if self._backbone is not None:
             return
-        backbone = load_backbone(self.model)
+        backbone = load_backbone(self.model, attention=self.attention)
         if self.method is not None and self.weights is not None:
             self.method.load(backbone, self.weights)
         if self.max_length is not None:
@@ -192,6 +195,7 @@ def _from_run(options: SourceOptions, run: Path) -> Source:
         device=options.device,
         max_length=trained.max_length,
         cache_features=options.cache_features,
+        attention=options.attention,
     )
 
 
@@ -207,6 +211,7 @@ def _from_model(options: SourceOptions) -> Source:
         candidates=listed_candidates(options.candidates),
         device=options.device,
         cache_features=options.cache_features,
+        attention=options.attention,
     )
 
 

@@ -166,7 +166,7 @@ class _Run:
             )
 
     def _load_backbone(self) -> Backbone:
-        backbone = load_backbone(self.options.model)
+        backbone = load_backbone(self.options.model, attention=self.options.attention)
         longest = self.options.max_length
         if longest is not None:
             if longest > backbone.max_length:

@@ -26,7 +26,7 @@ OWN_FILES = (
 )
 OWN_FOLDERS = ("adapter", "model", "checkpoints", ".weights.partial")
 
-# These change how a run is watched or where it stands, never what it computes.
+# These change how a run is watched or where it stands, never what it computes but for rounding.
 FREE_ON_RESUME = (
     "output",
     "config",
@@ -35,6 +35,7 @@ FREE_ON_RESUME = (
     "keep_checkpoints",
     "resume",
     "overwrite",
+    "attention",
     "cache_features",
 )
 
