@@ -336,7 +336,7 @@ class BlipBackbone(Backbone):
         return self.features.states(images)
 
     def _image_states(self, images: Sequence[Image.Image | Picture]) -> tuple[torch.Tensor, torch.Tensor]:
-        """States (I, N, d) of images, an object that appears several times encoded once; (B,) which one each row shows."""
+        """States (I, N, d) of images, an object that appears several times encoded once; (B,) which one a row shows."""
         unique = {id(image): image for image in images}
         place = {key: index for index, key in enumerate(unique)}
         batch = {name: value.to(self.device) for name, value in self._images(list(unique.values())).items()}
