@@ -180,7 +180,7 @@ class BlipBackbone(Backbone):
         with evaluating(self.model):
             decoder = self.base_model.text_decoder
             states, place = self._image_states(images)
-            memory = read_images(decoder, states, self.start_id)
+            memory = read_images(decoder, states)
             ids, mask = self._prompts(prompts, room=self.max_length - max_new_tokens)
             config = GenerationConfig(
                 do_sample=False,
@@ -222,7 +222,7 @@ class BlipBackbone(Backbone):
         with evaluating(self.model):
             decoder = self.base_model.text_decoder
             states, place = self._image_states(images)
-            memory = read_images(decoder, states, self.start_id)
+            memory = read_images(decoder, states)
             ids, mask = self._prompts(prompts, room=self.max_length - max(map(len, tokens)))
             states = states[place]  # (B, N, d)
             prefill = decoder(

@@ -15,20 +15,24 @@ class ImageLayer(DynamicLayer):
         """Change nothing: beams move within their row only."""
 
 
-def read_images(decoder: Any, states: torch.Tensor, start: int) -> DynamicCache:
-    """Let the cross-attention of a decoder read images.
+def read_images(decoder: Any, states: torch.Tensor) -> DynamicCache:
+    """Compute what the cross-attention of BLIP's decoder remembers of images; it does not depend on the text.
 
     Args:
-        decoder: Decoder with cross-attention.
+        decoder: ``BlipTextLMHeadModel``, possibly with adapters injected.
         states: (I, N, d) image states.
-        start: Any token: keys and values of images do not depend on the text, so a text of one token gives them.
 
     Returns:
         Keys and values (I, H, N, dh) of all layers.
     """
-    tokens = torch.full((states.shape[0], 1), start, device=states.device)
-    output = decoder(input_ids=tokens, encoder_hidden_states=states, use_cache=True, logits_to_keep=1)
-    memory: DynamicCache = output.past_key_values.cross_attention_cache
+    memory = DynamicCache()
+    for layer in decoder.bert.encoder.layer:
+        attention = layer.crossattention.self
+        key, value = (
+            part(states).unflatten(-1, (-1, attention.attention_head_size)).transpose(1, 2)
+            for part in (attention.key, attention.value)
+        )
+        memory.layers.append(_filled(ImageLayer, key, value))
     return memory
 
 
@@ -58,8 +62,13 @@ def of_rows(cache: EncoderDecoderCache, rows: slice) -> EncoderDecoderCache:
 def _taken(source: DynamicCache, rows: slice | torch.Tensor, kind: type[DynamicLayer]) -> DynamicCache:
     target = DynamicCache()
     for layer in source.layers:
-        taken = kind()
-        taken.lazy_initialization(layer.keys, layer.values)
-        taken.keys, taken.values = layer.keys[rows], layer.values[rows]
-        target.layers.append(taken)
+        target.layers.append(_filled(kind, layer.keys[rows], layer.values[rows]))
     return target
+
+
+def _filled(kind: type[DynamicLayer], keys: torch.Tensor, values: torch.Tensor) -> DynamicLayer:
+    """A layer that holds just these tensors; ``update`` of an empty one would copy them."""
+    layer = kind()
+    layer.lazy_initialization(keys, values)
+    layer.keys, layer.values = keys, values
+    return layer
