@@ -9,10 +9,11 @@ import torch
 
 torch.set_flush_denormal(True)
 
-from benchmarks import operator, step  # noqa: E402
+from benchmarks import operator, ranking, step  # noqa: E402
 
 if sys.argv[1:2] == ["--step"]:
     print(json.dumps(step.measure(sys.argv[2])))
 else:
     operator.main()
     step.main()
+    ranking.main()

@@ -29,7 +29,8 @@ def read_images(decoder: Any, states: torch.Tensor) -> DynamicCache:
     for layer in decoder.bert.encoder.layer:
         attention = layer.crossattention.self
         key, value = (
-            part(states).unflatten(-1, (-1, attention.attention_head_size)).transpose(1, 2)
+            # Contiguous, or every step of decoding would copy them for its products.
+            part(states).unflatten(-1, (-1, attention.attention_head_size)).transpose(1, 2).contiguous()
             for part in (attention.key, attention.value)
         )
         memory.layers.append(_filled(ImageLayer, key, value))
