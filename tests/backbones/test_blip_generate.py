@@ -85,6 +85,20 @@ def test_one_image_object_for_many_questions_is_encoded_once(backbone, images):
     assert texts[1] == backbone.generate([images[1]], [PROMPTS[1]], num_beams=2, max_new_tokens=4)[0]
 
 
+def test_beams_share_what_the_decoder_reads_of_their_image(backbone, images):
+    attention = backbone.model.text_decoder.bert.encoder.layer[1].crossattention.self
+    read = []
+    for part in (attention.key, attention.value):
+        part.register_forward_hook(lambda _m, args, _out: read.append(len(args[0])))
+    shared = [images[0], images[1], images[0], images[0]]
+    texts = backbone.generate(shared, PROMPTS, num_beams=3, max_new_tokens=6)
+    assert read == [2, 2]
+    alone = [
+        backbone.generate([i], [p], num_beams=3, max_new_tokens=6)[0] for i, p in zip(shared, PROMPTS, strict=True)
+    ]
+    assert texts == alone
+
+
 def test_modes_and_gradients_are_restored(backbone, images):
     backbone.model.train()
     backbone.model.vision_model.eval()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -61,6 +62,38 @@ def test_order_and_batches(backbone, rows):
     assert recorded != rows.dataset["id"]
     singly = predict_rows(backbone, VQA, rows.dataset, asking(eval_batch_size=1), quiet=True)
     assert found == singly
+
+
+@pytest.mark.parametrize("kind", ["bytes", "path"])
+@pytest.mark.parametrize("inference", ["generate", "rank"])
+def test_questions_about_one_picture_share_its_encoding(backbone, rows, tmp_path, kind, inference):
+    """Ten rows about three pictures, the rows of one never next to each other."""
+    files = [image["bytes"] or Path(image["path"]).read_bytes() for image in rows.dataset["image"][:3]]
+    paths = [tmp_path / f"{number}.png" for number in range(3)]
+    for path, content in zip(paths, files, strict=True):
+        path.write_bytes(content)
+
+    def shown(row, index):
+        place = index % 3
+        return {"image": {"bytes": files[place], "path": None} if kind == "bytes" else {"path": str(paths[place])}}
+
+    table = rows.dataset.map(shown, with_indices=True, features=rows.dataset.features)
+    encoded = []
+    backbone.base_model.vision_model.register_forward_pre_hook(
+        lambda _m, _a, kwargs: encoded.append(len(kwargs["pixel_values"])), with_kwargs=True
+    )
+    asked = replace(asking(eval_batch_size=10), inference=inference)
+    words = {"candidates": ["red", "two", "yes"], "quiet": True}
+    found = predict_rows(backbone, VQA, table, asked, **words)
+    assert encoded == [3]
+    assert [prediction.id for prediction in found] == table["id"]
+    fours = predict_rows(backbone, VQA, table, replace(asked, batch_size=4), **words)
+    assert sum(encoded) <= 3 + 3 + 2  # a picture is encoded again only where a batch ends among its rows
+    singly = predict_rows(backbone, VQA, table, replace(asked, batch_size=1), **words)
+    for one, four, all_at_once in zip(singly, fours, found, strict=True):
+        assert one.text == four.text == all_at_once.text
+        if inference == "rank":
+            assert one.scores == pytest.approx(all_at_once.scores, abs=1e-4)
 
 
 def test_model_comes_back_in_its_mode(backbone, rows):

@@ -196,7 +196,21 @@ def test_a_model_family_without_a_known_decoder_is_refused():
     assert backbone.model is backbone.base_model
 
 
-def test_a_mask_of_four_dimensions_is_refused():
+@pytest.mark.parametrize("additive", [False, True])
+def test_a_mask_of_four_dimensions_grows_by_the_prefix(additive):
     decoder = with_prefix().base_model.text_decoder
-    with pytest.raises(ValueError, match=r"mask \(batch, tokens\)"):
-        decoder(input_ids=torch.tensor([[44, 5]]), attention_mask=torch.ones(1, 1, 2, 2))
+    ids, states = torch.tensor([[44, 5, 6], [44, 7, 8]]), torch.randn(2, 5, 24)
+    seen = torch.ones(3, 3, dtype=torch.bool).tril().expand(2, 1, 3, 3)
+    mask = torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.float32).min) if additive else seen
+    if not additive:  # what a decoder that adds its mask could not use
+        calls = []
+        decoder.bert.encoder.register_forward_pre_hook(
+            lambda _m, _a, kwargs: calls.append(kwargs["attention_mask"]), with_kwargs=True
+        )
+    with torch.no_grad():
+        found = decoder(input_ids=ids, attention_mask=mask, encoder_hidden_states=states).logits
+        expected = decoder(input_ids=ids, attention_mask=torch.ones(2, 3), encoder_hidden_states=states).logits
+    if additive:
+        torch.testing.assert_close(found, expected)
+    else:
+        assert torch.equal(calls[0], torch.cat([torch.ones(2, 1, 3, 5, dtype=torch.bool), seen], dim=3))

@@ -21,8 +21,9 @@ from transformers.models.blip.image_processing_pil_blip import BlipImageProcesso
 from padapter.architectures.blip import use_attention
 from padapter.backbones.base import Backbone, LossReduction, Part, TrainingExample, evaluating, unwrapped
 from padapter.backbones.features import FeatureCache
+from padapter.backbones.image_memory import before_reading, of_rows, read_images
 from padapter.backbones.losses import next_token_loss
-from padapter.backbones.ranking import CHUNK, candidate_tensors, continuation_log_probs, first_choices
+from padapter.backbones.ranking import continuation_log_probs, first_choices, passes, plant
 from padapter.backbones.sequences import TokenSequence, join, keep_right, pad_left, training_tensors
 from padapter.data import ImageSource, Picture, opened
 from padapter.errors import UserError
@@ -108,6 +109,7 @@ class BlipBackbone(Backbone):
         self.start_id = int(text_config.bos_token_id)
         self.end_id = int(text_config.sep_token_id)
         self.pad_id = int(text_config.pad_token_id)
+        self._tokenized: tuple[tuple[Any, int, tuple[str, ...]], list[list[int]]] | None = None
         _check_processor(unwrapped(model).config, processor, name)
 
     @classmethod
@@ -178,7 +180,9 @@ class BlipBackbone(Backbone):
         if not _paired(images, prompts):
             return []
         with evaluating(self.model):
-            states = self._image_states(images)
+            decoder = self.base_model.text_decoder
+            states, place = self._image_states(images)
+            memory = read_images(decoder, states)
             ids, mask = self._prompts(prompts, room=self.max_length - max_new_tokens)
             config = GenerationConfig(
                 do_sample=False,
@@ -191,12 +195,12 @@ class BlipBackbone(Backbone):
                 pad_token_id=self.pad_id,
             )
             # The decoder's own generate: BlipForConditionalGeneration.generate drops the last column of every
-            # prompt and ignores left padding. Image states are repeated per beam inside.
-            output = self.base_model.text_decoder.generate(
+            # prompt and ignores left padding. Image states are not read again, but say that there is an image.
+            output = decoder.generate(
                 input_ids=ids,
                 attention_mask=mask,
-                encoder_hidden_states=states,
-                encoder_attention_mask=torch.ones(states.shape[:2], dtype=torch.long, device=states.device),
+                encoder_hidden_states=states[place],
+                past_key_values=before_reading(memory, place.repeat_interleave(num_beams)),
                 generation_config=config,
             )
         texts = self.processor.tokenizer.batch_decode(output[:, ids.shape[1] :], skip_special_tokens=True)
@@ -211,49 +215,59 @@ class BlipBackbone(Backbone):
         k: int | None = None,
         length_normalized: bool = False,
     ) -> list[list[float]]:
-        """See :meth:`Backbone.rank`. Image and prompt are read once per row; candidates continue their cache."""
-        tokens = [self._ids(text) for text in candidates]
-        if not tokens or not all(tokens):
-            raise UserError("ranking needs at least one candidate, and no candidate may be empty.")
+        """See :meth:`Backbone.rank`. Images, prompts and common beginnings of candidates are read once."""
+        tokens = self._candidates(candidates)
         if k is not None and k < 1:
             raise UserError(f"k must be at least 1, not {k}.")
         if not _paired(images, prompts):
             return []
-        inputs, labels = (t.to(self.device) for t in candidate_tensors(tokens, self.end_id, self.pad_id))
-        lengths = (labels >= 0).sum(dim=1) + 1  # tokens and end token, the first token included
         with evaluating(self.model):
             decoder = self.base_model.text_decoder
-            states = self._image_states(images)
-            ids, mask = self._prompts(prompts, room=self.max_length - inputs.shape[1])
+            states, place = self._image_states(images)
+            memory = read_images(decoder, states)
+            ids, mask = self._prompts(prompts, room=self.max_length - max(map(len, tokens)))
+            states = states[place]  # (B, N, d)
             prefill = decoder(
                 input_ids=ids,
                 attention_mask=mask,
                 position_ids=(mask.cumsum(dim=1) - 1).clamp_min(0),
                 encoder_hidden_states=states,
+                past_key_values=before_reading(memory, place),
                 use_cache=True,
+                logits_to_keep=torch.tensor(
+                    [-1], device=self.device
+                ),  # 1 would be a view, whose strides cost exactness
             )
-            first = prefill.logits[:, -1].float().log_softmax(dim=-1)[:, inputs[:, 0]]  # (B, C)
+            first = prefill.logits[:, -1].float().log_softmax(dim=-1)[:, [text[0] for text in tokens]]  # (B, C)
+            if k is None or k >= len(tokens):
+                trees = [plant(tokens, range(len(tokens)), self.end_id)] * len(prompts)
+            else:
+                trees = [plant(tokens, first_choices(row, k).tolist(), self.end_id) for row in first]
             scores = torch.full_like(first, float("-inf"))
-            for row in range(len(prompts)):
-                for chosen in first_choices(first[row], k).split(CHUNK):
-                    rest = continuation_log_probs(
-                        decoder,
-                        prefill.past_key_values,
-                        row,
-                        mask[row : row + 1],
-                        inputs[chosen],
-                        labels[chosen],
-                        states[row : row + 1],
-                    )
-                    scores[row, chosen] = first[row, chosen] + rest
+            for rows, batch in passes(trees):
+                cache = of_rows(prefill.past_key_values, rows)
+                rest = continuation_log_probs(decoder, cache, mask[rows], batch, states[rows], self.pad_id)
+                for row, tree, found in zip(range(rows.start, rows.stop), batch, rest, strict=True):
+                    scores[row, tree.candidates] = first[row, tree.candidates] + found
         if length_normalized:
-            scores = scores / lengths
-        return [[float(score) for score in row] for row in scores]
+            scores = scores / torch.tensor([len(text) + 1 for text in tokens], device=scores.device)
+        return scores.tolist()
 
     def _ids(self, text: str) -> list[int]:
         """Token ids of plain text; a literal ``[SEP]`` in it is text, not a control token."""
         encoded = self.processor.tokenizer(text, add_special_tokens=False, split_special_tokens=True)
         return list(encoded.input_ids)
+
+    def _candidates(self, candidates: Sequence[str]) -> list[list[int]]:
+        """Token ids of all candidates; the last list is remembered, since a data set asks with the same one."""
+        tokenizer = self.processor.tokenizer
+        asked = (tokenizer, len(tokenizer), tuple(candidates))
+        if self._tokenized is None or self._tokenized[0] != asked:
+            texts = [self._ids(text) for text in candidates]
+            if not texts or not all(texts):
+                raise UserError("ranking needs at least one candidate, and no candidate may be empty.")
+            self._tokenized = (asked, texts)
+        return self._tokenized[1]
 
     def _sequence(self, prompt: list[int], text: str, weight: float) -> TokenSequence:
         if not weight > 0:
@@ -323,12 +337,12 @@ class BlipBackbone(Backbone):
             return encode_images(self.base_model, images["pixel_values"])
         return self.features.states(images)
 
-    def _image_states(self, images: Sequence[Image.Image | Picture]) -> torch.Tensor:
-        """(B, N, d) states of the images; an object that appears several times is encoded once."""
+    def _image_states(self, images: Sequence[Image.Image | Picture]) -> tuple[torch.Tensor, torch.Tensor]:
+        """States (I, N, d) of images, an object that appears several times encoded once; (B,) which one a row shows."""
         unique = {id(image): image for image in images}
         place = {key: index for index, key in enumerate(unique)}
         batch = {name: value.to(self.device) for name, value in self._images(list(unique.values())).items()}
-        return self.states(batch)[torch.tensor([place[id(image)] for image in images], device=self.device)]
+        return self.states(batch), torch.tensor([place[id(image)] for image in images], device=self.device)
 
 
 def encode_images(blip: Any, pixel_values: torch.Tensor) -> torch.Tensor:

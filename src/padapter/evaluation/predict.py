@@ -1,7 +1,8 @@
-"""Rows in, answers out: in batches of similar length, complete and in the rows' own order."""
+"""Rows in, answers out: in batches that share pictures and length, complete and in the rows' own order."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -105,8 +106,9 @@ def predict_rows(
 ) -> list[Prediction]:
     """Answer every row.
 
-    Batches hold prompts of similar length, longest first, so that padding is small and a batch that does not fit
-    into memory fails at once; the returned list is in the order of ``rows``.
+    Rows about the same picture follow each other, so that a batch encodes it once. Apart from that batches hold
+    prompts of similar length, longest first, so that padding is small and a batch that does not fit into memory fails
+    at once. The returned list is in the order of ``rows``.
 
     Args:
         backbone: the model that answers; put into eval mode for the time being.
@@ -130,7 +132,8 @@ def predict_rows(
             "name them with --candidates FILE, or give a --run that was trained with --inference rank"
         )
     prompts = [task.prompt(row) for row in without_images(rows)]
-    order = sorted(range(len(prompts)), key=lambda index: (-len(prompts[index]), index))
+    pictures = _pictures(rows)
+    order = _order(prompts, pictures)
     answers: dict[int, Prediction] = {}
     with (
         progress(title, len(prompts), quiet=quiet) as advance,
@@ -140,7 +143,11 @@ def predict_rows(
         for start in range(0, len(order), asking.batch_size):
             batch = order[start : start + asking.batch_size]
             texts = [prompts[index] for index in batch]
-            chosen = _answer(backbone, [rows[index] for index in batch], texts, asking, candidates)
+            asked = [rows[index] for index in batch]
+            shown = {pictures[index]: row["image"] for index, row in zip(batch, asked, strict=True)}
+            ready = {key: backbone.picture(source) for key, source in shown.items()}
+            images = [ready[pictures[index]] for index in batch]
+            chosen = _answer(backbone, [row["id"] for row in asked], images, texts, asking, candidates)
             for index, prediction in zip(batch, chosen, strict=True):
                 answers[index] = prediction
                 if record is not None:
@@ -154,14 +161,37 @@ def without_images(rows: Dataset) -> Dataset:
     return rows.select_columns([name for name in rows.column_names if name != "image"])
 
 
+def _pictures(rows: Dataset) -> list[int]:
+    """The first row that shows the same picture as each row: the same bytes, or the same file."""
+    first: dict[Any, int] = {}
+    found = []
+    for index, row in enumerate(rows.select_columns(["image"])):
+        content = row["image"]["bytes"]
+        key = row["image"]["path"] if content is None else hashlib.sha256(content).digest()
+        found.append(first.setdefault(key, index))
+    return found
+
+
+def _order(prompts: Sequence[str], pictures: Sequence[int]) -> list[int]:
+    """Rows about one picture side by side; pictures by their longest prompt, rows by their own, longest first."""
+    longest: dict[int, int] = {}
+    for prompt, picture in zip(prompts, pictures, strict=True):
+        longest[picture] = max(longest.get(picture, 0), len(prompt))
+
+    def key(index: int) -> tuple[int, int, int, int]:
+        return -longest[pictures[index]], pictures[index], -len(prompts[index]), index
+
+    return sorted(range(len(prompts)), key=key)
+
+
 def _answer(
     backbone: Backbone,
-    rows: list[dict[str, Any]],
+    ids: list[str],
+    images: list[Any],
     prompts: list[str],
     asking: Asking,
     candidates: Sequence[str] | None,
 ) -> Iterator[Prediction]:
-    images = [backbone.picture(row["image"]) for row in rows]
     if asking.inference == "generate":
         texts = backbone.generate(
             images,
@@ -171,15 +201,15 @@ def _answer(
             min_new_tokens=asking.min_new_tokens,
             length_penalty=asking.length_penalty,
         )
-        for row, text in zip(rows, texts, strict=True):
-            yield Prediction(id=row["id"], text=text)
+        for key, text in zip(ids, texts, strict=True):
+            yield Prediction(id=key, text=text)
         return
     words = list(candidates or ())
     k = min(asking.rank_candidates, len(words))
-    for row, scores in zip(rows, backbone.rank(images, prompts, words, k=k), strict=True):
+    for key, scores in zip(ids, backbone.rank(images, prompts, words, k=k), strict=True):
         best = sorted(range(len(words)), key=lambda index: (-scores[index], index))[:KEPT_SCORES]
         kept = {words[index]: float(scores[index]) for index in best if scores[index] > float("-inf")}
-        yield Prediction(id=row["id"], text=words[best[0]], scores=kept)
+        yield Prediction(id=key, text=words[best[0]], scores=kept)
 
 
 def _autocast(backbone: Backbone, precision: str) -> AbstractContextManager[Any]:

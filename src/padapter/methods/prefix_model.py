@@ -78,9 +78,9 @@ class PrefixModel(PeftModel):
         kwargs = {**kwargs, "past_key_values": cache}
         mask = kwargs.get("attention_mask")
         if mask is not None:
-            if mask.dim() != 2:
-                raise ValueError(f"method 'prefix' needs a mask (batch, tokens), not {tuple(mask.shape)}.")
-            kwargs["attention_mask"] = torch.cat([mask.new_ones(batch, virtual), mask], dim=1)
+            # (batch, tokens) of ones and zeros, or (batch, 1, tokens, keys), boolean or added to the scores
+            attend = 1 if mask.dim() == 2 or mask.dtype == torch.bool else 0
+            kwargs["attention_mask"] = nn.functional.pad(mask, (virtual, 0), value=attend)
         if kwargs.get("position_ids") is None:
             kwargs["position_ids"] = torch.arange(seen, seen + length, device=tokens.device).expand(batch, -1)
         return args, kwargs

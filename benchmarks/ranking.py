@@ -1,0 +1,211 @@
+"""Ranking 3,128 candidates against a full forward for each of them; beam search against transformers' own.
+
+The candidates are made up, of whole words of the model's vocabulary, as long as answers of VQA v2: `LENGTHS` is the
+share of 1, 2, 3 and 4 words among the majority answers of 550 of its questions. Words are drawn by Zipf's law, so that
+some answers begin alike. The model of BLIP base size has random weights and a made-up vocabulary. Both models carry a
+p-adapter that is not at its starting point.
+
+The naive side of ranking encodes the picture once, as ours does, and is given `NAIVE` of the candidates, drawn at
+random, in one batch. Its rate is extrapolated from these. In beam search both sides use a cache; transformers' own
+reads the image again for every beam and moves what it has read with the beams.
+"""
+
+from __future__ import annotations
+
+import random
+import statistics
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from PIL import Image
+
+from benchmarks.timing import interleaved, ratios, write
+
+CANDIDATES = 3128
+LENGTHS = {1: 0.70, 2: 0.19, 3: 0.10, 4: 0.01}
+NAIVE = 64
+BEAMS, NEW_TOKENS = 3, 8
+
+
+def blip_base() -> Any:
+    """A backbone of BLIP base size, 224 px, with random weights and words w0, w1, ..."""
+    from transformers import BertTokenizer, BlipConfig, BlipForConditionalGeneration, BlipProcessor
+    from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
+
+    from padapter.backbones import BlipBackbone
+
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]", "[ENC]", *(f"w{i}" for i in range(30_515))]
+    tokenizer = BertTokenizer(vocab={word: index for index, word in enumerate(vocabulary)})
+    tokenizer.add_special_tokens({"bos_token": "[DEC]", "additional_special_tokens": ["[ENC]"]})
+    ids = {"bos_token_id": 5, "eos_token_id": 3, "sep_token_id": 3, "pad_token_id": 0}
+    config = BlipConfig(
+        text_config={"vocab_size": 30_524, "num_attention_heads": 12, **ids},
+        vision_config={"image_size": 224, "initializer_range": 0.02},
+    )
+    torch.manual_seed(0)
+    model = BlipForConditionalGeneration(config)
+    images = BlipImageProcessorPil(size={"height": 224, "width": 224})
+    return BlipBackbone(model, BlipProcessor(image_processor=images, tokenizer=tokenizer), "blip-base-size")
+
+
+def shapes_blip() -> Any:
+    """The built-in model."""
+    from padapter.backbones import load_backbone
+
+    return load_backbone("shapes-blip")
+
+
+def adapted(backbone: Any, method: str) -> Any:
+    """The backbone with a method whose parameters are moved away from their start."""
+    from padapter.methods import get_method
+
+    name, _, options = method.partition(":")
+    chosen = get_method(name)
+    chosen.apply(backbone, chosen.parse(dict(item.split("=") for item in options.split(",") if item)))
+    with torch.no_grad():
+        for parameter in backbone.model.parameters():
+            if parameter.requires_grad and parameter.dim() > 1:
+                parameter.add_(0.02 * torch.randn_like(parameter))
+    backbone.model.eval()
+    return backbone
+
+
+def phrases(backbone: Any, count: int) -> list[str]:
+    """Different texts of whole words, their lengths as `LENGTHS` says."""
+    drawn = random.Random(0)
+    words = [word for word in backbone.processor.tokenizer.get_vocab() if word[0].isalpha()]
+    drawn.shuffle(words)
+    weights = [1 / rank for rank in range(1, len(words) + 1)]
+    found: dict[str, None] = {}
+    while len(found) < count:
+        length = drawn.choices(list(LENGTHS), list(LENGTHS.values()))[0]
+        text = " ".join(drawn.choices(words, weights, k=length)) if length > 1 else drawn.choice(words)
+        # A small vocabulary has too few words for the share of one-word answers; two-word ones take their place.
+        if text in found and length == 1 and len(found) >= len(words):
+            text = " ".join(drawn.choices(words, weights, k=2))
+        found[text] = None
+    texts = list(found)
+    drawn.shuffle(texts)
+    return texts
+
+
+@torch.no_grad()
+def naive(backbone: Any, image: Image.Image, prompt: str, candidates: list[str]) -> list[float]:
+    """Scores by full forwards of ``[DEC] prompt candidate [SEP]``, without a cache, padded to the longest."""
+    tokenizer, blip = backbone.processor.tokenizer, backbone.base_model
+    pixels = backbone.processor.image_processor([image], return_tensors="pt")["pixel_values"]
+    states = blip.vision_model(pixel_values=pixels).last_hidden_state
+    head = [backbone.start_id, *tokenizer(prompt, add_special_tokens=False).input_ids]
+    tails = [[*ids, backbone.end_id] for ids in tokenizer(candidates, add_special_tokens=False).input_ids]
+    width = max(map(len, tails))
+    ids = torch.tensor([[*head, *tail, *[backbone.pad_id] * (width - len(tail))] for tail in tails])
+    mask = (ids != backbone.pad_id).long()
+    logits = blip.text_decoder(
+        input_ids=ids, attention_mask=mask, encoder_hidden_states=states.expand(len(ids), -1, -1), use_cache=False
+    ).logits
+    chosen = logits[:, :-1].log_softmax(-1).gather(2, ids[:, 1:].unsqueeze(2)).squeeze(2) * mask[:, 1:]
+    scores: list[float] = chosen[:, len(head) - 1 :].sum(1).tolist()
+    return scores
+
+
+@torch.no_grad()
+def plain_generate(backbone: Any, images: list[Image.Image], prompts: list[str]) -> list[str]:
+    """Beam search by the decoder's own ``generate``; prompts of equal length."""
+    from transformers import GenerationConfig
+
+    tokenizer, blip = backbone.processor.tokenizer, backbone.base_model
+    pixels = backbone.processor.image_processor(images, return_tensors="pt")["pixel_values"]
+    head = tokenizer(prompts, add_special_tokens=False).input_ids
+    ids = torch.tensor([[backbone.start_id, *tokens] for tokens in head])
+    config = GenerationConfig(
+        num_beams=BEAMS,
+        max_new_tokens=NEW_TOKENS,
+        min_new_tokens=NEW_TOKENS,
+        bos_token_id=backbone.start_id,
+        eos_token_id=backbone.end_id,
+        pad_token_id=backbone.pad_id,
+    )
+    output = blip.text_decoder.generate(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        encoder_hidden_states=blip.vision_model(pixel_values=pixels).last_hidden_state,
+        generation_config=config,
+    )
+    texts = tokenizer.batch_decode(output[:, ids.shape[1] :], skip_special_tokens=True)
+    return [text.strip() for text in texts]
+
+
+def ranking(name: str, backbone: Any, *, count: int, repeats: int) -> dict[str, Any]:
+    """Candidates per second, both ways."""
+    candidates = phrases(backbone, count)
+    prompt = " ".join(word for text in candidates[:8] for word in text.split()[:1])
+    image = Image.effect_noise((224, 224), 60).convert("RGB")
+    few = random.Random(1).sample(candidates, min(NAIVE, len(candidates)))
+
+    def ours() -> list[float]:
+        scores: list[float] = backbone.rank([image], [prompt], candidates)[0]
+        return scores
+
+    found = dict(zip(candidates, ours(), strict=True))
+    difference = max(
+        abs(found[text] - score) for text, score in zip(few, naive(backbone, image, prompt, few), strict=True)
+    )
+    seconds = interleaved({"ours": ours, "naive": lambda: naive(backbone, image, prompt, few)}, repeats)
+    rates = {
+        "ours": [len(candidates) / value for value in seconds["ours"]],
+        "naive": [len(few) / value for value in seconds["naive"]],
+    }
+    tokens = backbone.processor.tokenizer(candidates, add_special_tokens=False).input_ids
+    return {
+        "case": f"{name}: {len(candidates)} candidates, one question",
+        "naive_candidates": len(few),
+        "tokens": sum(map(len, tokens)),
+        "tokens_read": len({tuple(ids[:end]) for ids in tokens for end in range(1, len(ids) + 1)}),
+        "largest_difference": difference,
+        "candidates_per_second": {side: round(statistics.median(values), 1) for side, values in rates.items()},
+        "ratio_to_naive": ratios(rates, "naive"),
+        "seconds": seconds,
+    }
+
+
+def generation(name: str, backbone: Any, *, rows: int, repeats: int) -> dict[str, Any]:
+    """New tokens per second of beam search, both ways."""
+    words = [text for text in phrases(backbone, 300) if " " not in text]
+    prompts = [" ".join(words[row * 6 : row * 6 + 6]) for row in range(rows)]
+    images = [Image.effect_noise((224, 224), 40 + row).convert("RGB") for row in range(rows)]
+
+    def ours() -> list[str]:
+        texts: list[str] = backbone.generate(
+            images, prompts, num_beams=BEAMS, max_new_tokens=NEW_TOKENS, min_new_tokens=NEW_TOKENS
+        )
+        return texts
+
+    same = ours() == plain_generate(backbone, images, prompts)
+    seconds = interleaved({"ours": ours, "plain": lambda: plain_generate(backbone, images, prompts)}, repeats)
+    rates = {side: [rows * NEW_TOKENS / value for value in values] for side, values in seconds.items()}
+    return {
+        "case": f"{name}: {rows} rows, {BEAMS} beams, {NEW_TOKENS} new tokens",
+        "same_texts": same,
+        "tokens_per_second": {side: round(statistics.median(values), 1) for side, values in rates.items()},
+        "ratio_to_plain": ratios(rates, "plain"),
+        "seconds": seconds,
+    }
+
+
+def run(quick: bool = False) -> Iterator[dict[str, Any]]:
+    """Both measurements of both models; ``quick`` is to see that they run."""
+    builds: tuple[tuple[str, Callable[[], Any]], ...] = (("shapes-blip", shapes_blip), ("BLIP base size", blip_base))
+    for name, build in builds:
+        backbone = adapted(build(), "p-adapter")
+        yield ranking(name, backbone, count=64 if quick else CANDIDATES, repeats=1 if quick else 7)
+        yield generation(name, backbone, rows=2 if quick or name != "shapes-blip" else 16, repeats=1 if quick else 9)
+
+
+def main() -> None:
+    """Measure and write ``results/ranking.json``."""
+    cases = []
+    for case in run():
+        print({key: value for key, value in case.items() if key != "seconds"}, flush=True)
+        cases.append(case)
+    print(write("ranking", cases))
