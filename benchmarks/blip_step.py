@@ -94,7 +94,7 @@ def steps(side: str, rows: int, size: dict[str, int]) -> Iterator[Any]:
 
 def run(quick: bool = False) -> Iterator[dict[str, Any]]:
     """All sides against PEFT's own LoRA, and the pairs that have a target."""
-    size = {"layers": 1, "width": 32, "side": 32, "words": 400} if quick else {}
+    size = {"layers": 1, "width": 32, "side": 32, "words": 600} if quick else {}
     rows, repeats = (2, 2) if quick else (8, REPEATS - 2)
     every = {side: {"side": side, "rows": rows, "size": size} for side in SIDES}
     facts, seconds = interleaved_processes("benchmarks.blip_step:steps", every, repeats)

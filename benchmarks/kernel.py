@@ -1,15 +1,14 @@
-"""The fused kernels against flash attention and the eager path: ``python -m benchmarks.kernel``, on a CUDA GPU.
+"""The fused kernels against flash attention and the eager path: ``python -m benchmarks kernel``, on a CUDA GPU.
 
 Forward and forward + backward are timed with CUDA events, the sides in turn, each repeat after the cache of the GPU has
-been overwritten; memory is the peak above what the inputs take. Writes ``results/kernel.json``.
+been overwritten; memory is the peak above what the inputs take.
 """
 
 from __future__ import annotations
 
 import gc
 import statistics
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
-from benchmarks.timing import write
+from benchmarks.process import NotHereError
 from padapter.functional import p_laplacian_attention
 from padapter.functional.dispatch import forced
 
@@ -103,27 +102,25 @@ def case(
     }  # fmt: skip
 
 
-def main() -> None:
-    """Measure the sizes that matter and write ``results/kernel.json``."""
+def run(quick: bool = False) -> Iterator[dict[str, Any]]:
+    """The sizes that matter.
+
+    Raises:
+        NotHereError: there is no CUDA device.
+    """
     if not torch.cuda.is_available():
-        sys.exit("benchmarks.kernel needs a CUDA device, and there is none")
+        raise NotHereError("there is no CUDA device")
     bf16, f32 = torch.bfloat16, torch.float32
-    cases = [
-        case(16, 12, 577, 64, bf16),
-        case(4, 12, 4096, 64, bf16),
-        case(4, 12, 4096, 64, bf16, factor=False),
-        case(4, 12, 4096, 64, bf16, causal=True),
-        case(4, 12, 4096, 64, bf16, degree="symmetric"),
-        case(2, 16, 4096, 128, bf16),
-        case(1, 12, 16384, 64, bf16, eager=False),
-        case(16, 12, 577, 64, f32),
-        case(2, 12, 4096, 64, f32),
+    sizes: list[tuple[tuple[Any, ...], dict[str, Any]]] = [
+        ((16, 12, 577, 64, bf16), {}),
+        ((4, 12, 4096, 64, bf16), {}),
+        ((4, 12, 4096, 64, bf16), {"factor": False}),
+        ((4, 12, 4096, 64, bf16), {"causal": True}),
+        ((4, 12, 4096, 64, bf16), {"degree": "symmetric"}),
+        ((2, 16, 4096, 128, bf16), {}),
+        ((1, 12, 16384, 64, bf16), {"eager": False}),
+        ((16, 12, 577, 64, f32), {}),
+        ((2, 12, 4096, 64, f32), {}),
     ]
-    for found in cases:
-        found["gpu"] = torch.cuda.get_device_name()
-        print({name: value for name, value in found.items() if name not in ("milliseconds", "median_ms")})
-    print(write("kernel", cases))
-
-
-if __name__ == "__main__":
-    main()
+    for size, options in sizes[:1] if quick else sizes:
+        yield case(*size, **options) | {"gpu": torch.cuda.get_device_name()}

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -128,28 +127,12 @@ def kernel(result: Result) -> str:
     return _table(header, rows)
 
 
-def per_side(result: Result) -> str:
-    """Cases that are sides: a row each, a column for every number."""
-    cases = [case for case in result["cases"] if "side" in case]
-    columns = dict.fromkeys(
-        name for case in cases for name, value in case.items() if isinstance(value, int | float) and name != "threads"
-    )
-    rows = [[case["side"], *(_number(case.get(name)) for name in columns)] for case in cases]
-    return _table(["Side", *(name.replace("_", " ") for name in columns)], rows) if rows else ""
-
-
-def _number(value: float | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value:,}" if isinstance(value, int) else f"{value:,.2f}"
-
-
 def rates(result: Result) -> str:
     """Candidates per second, each side's median."""
     cases = [case for case in result["cases"] if "candidates_per_second" in case]
     rows = []
     for case in cases:
-        medians = {side: statistics.median(values) for side, values in case["candidates_per_second"].items()}
+        medians = case["candidates_per_second"]
         rates = [f"{medians[side]:,.1f}" for side in ("naive", "ours")]
         rows.append([case["case"], *rates, f"{medians['ours'] / medians['naive']:.1f}"])
     return _table(["Case", "naive, candidates/s", "ours, candidates/s", "ratio"], rows) if rows else ""
@@ -165,7 +148,6 @@ SECTIONS: dict[tuple[str, str], Callable[[Result], str]] = {
         "scaling", "scaling", "Time against number of keys, queries, heads, rows, and the reduction factor."
     ),
     ("features", "Answers"): answers,
-    ("blip_step", "Sides"): per_side,
     ("ranking", "Rates"): rates,
     ("kernel", "Time"): kernel,
     ("kernel", "Roofline"): picture("kernel", "roofline", "Arithmetic throughput against intensity, below the roof."),

@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import random
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from PIL import Image
 
-from benchmarks.timing import interleaved, ratios, write
+from benchmarks.models import blip_config
+from benchmarks.timing import REPEATS, compare, interleaved
 
 CANDIDATES = 3128
 LENGTHS = {1: 0.70, 2: 0.19, 3: 0.10, 4: 0.01}
@@ -28,24 +29,22 @@ NAIVE = 64
 BEAMS, NEW_TOKENS = 3, 8
 
 
-def blip_base() -> Any:
+def blip_base(quick: bool = False) -> Any:
     """A backbone of BLIP base size, 224 px, with random weights and words w0, w1, ..."""
-    from transformers import BertTokenizer, BlipConfig, BlipForConditionalGeneration, BlipProcessor
+    from transformers import BertTokenizer, BlipForConditionalGeneration, BlipProcessor
     from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
     from padapter.backbones import BlipBackbone
+    from padapter.models.vocabulary import SPECIAL
 
-    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]", "[ENC]", *(f"w{i}" for i in range(30_515))]
+    config = blip_config(layers=1, width=32, side=32, words=400) if quick else blip_config()
+    vocabulary = [*SPECIAL, *(f"w{i}" for i in range(config.text_config.vocab_size - len(SPECIAL)))]
     tokenizer = BertTokenizer(vocab={word: index for index, word in enumerate(vocabulary)})
     tokenizer.add_special_tokens({"bos_token": "[DEC]", "additional_special_tokens": ["[ENC]"]})
-    ids = {"bos_token_id": 5, "eos_token_id": 3, "sep_token_id": 3, "pad_token_id": 0}
-    config = BlipConfig(
-        text_config={"vocab_size": 30_524, "num_attention_heads": 12, **ids},
-        vision_config={"image_size": 224, "initializer_range": 0.02},
-    )
     torch.manual_seed(0)
     model = BlipForConditionalGeneration(config)
-    images = BlipImageProcessorPil(size={"height": 224, "width": 224})
+    side = config.vision_config.image_size
+    images = BlipImageProcessorPil(size={"height": side, "width": side})
     return BlipBackbone(model, BlipProcessor(image_processor=images, tokenizer=tokenizer), "blip-base-size")
 
 
@@ -164,8 +163,7 @@ def ranking(name: str, backbone: Any, *, count: int, repeats: int) -> dict[str, 
         "tokens_read": len({tuple(ids[:end]) for ids in tokens for end in range(1, len(ids) + 1)}),
         "largest_difference": difference,
         "candidates_per_second": {side: round(statistics.median(values), 1) for side, values in rates.items()},
-        "ratio_to_naive": ratios(rates, "naive"),
-        "seconds": seconds,
+        **compare({side: [1 / rate for rate in values] for side, values in rates.items()}, "naive"),
     }
 
 
@@ -188,24 +186,16 @@ def generation(name: str, backbone: Any, *, rows: int, repeats: int) -> dict[str
         "case": f"{name}: {rows} rows, {BEAMS} beams, {NEW_TOKENS} new tokens",
         "same_texts": same,
         "tokens_per_second": {side: round(statistics.median(values), 1) for side, values in rates.items()},
-        "ratio_to_plain": ratios(rates, "plain"),
-        "seconds": seconds,
+        **compare(seconds, "plain"),
     }
 
 
 def run(quick: bool = False) -> Iterator[dict[str, Any]]:
     """Both measurements of both models; ``quick`` is to see that they run."""
-    builds: tuple[tuple[str, Callable[[], Any]], ...] = (("shapes-blip", shapes_blip), ("BLIP base size", blip_base))
-    for name, build in builds:
-        backbone = adapted(build(), "p-adapter")
-        yield ranking(name, backbone, count=64 if quick else CANDIDATES, repeats=1 if quick else 7)
-        yield generation(name, backbone, rows=2 if quick or name != "shapes-blip" else 16, repeats=1 if quick else 9)
-
-
-def main() -> None:
-    """Measure and write ``results/ranking.json``."""
-    cases = []
-    for case in run():
-        print({key: value for key, value in case.items() if key != "seconds"}, flush=True)
-        cases.append(case)
-    print(write("ranking", cases))
+    repeats = 2 if quick else REPEATS - 2
+    backbone = adapted(shapes_blip(), "p-adapter")
+    yield ranking("shapes-blip", backbone, count=64 if quick else CANDIDATES, repeats=repeats)
+    yield generation("shapes-blip", backbone, rows=2 if quick else 16, repeats=repeats)
+    backbone = adapted(blip_base(quick), "p-adapter")
+    yield ranking("BLIP base size", backbone, count=64 if quick else CANDIDATES, repeats=repeats)
+    yield generation("BLIP base size", backbone, rows=2, repeats=repeats)

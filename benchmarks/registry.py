@@ -25,5 +25,6 @@ BENCHMARKS = {
     "step": Benchmark(40, "a training step of the built-in model with each method"),
     "blip_step": Benchmark(240, "a training step at BLIP base size with each method, and with PEFT's own LoRA"),
     "ranking": Benchmark(90, "ranking of 3,128 candidates and beam search, against the plain ways"),
+    "kernel": Benchmark(10, "the GPU kernels against flash attention"),
     "features": Benchmark(100, "the first and the second epoch with --cache-features, BLIP base size"),
 }

@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 from benchmarks import __main__ as command
-from benchmarks import operator, performance, process, scaling, step, timing
+from benchmarks import blip_step, operator, performance, process, scaling, step, timing
 from benchmarks.process import NotHereError, Process, interleaved_processes
 from benchmarks.registry import BENCHMARKS, Benchmark
 
@@ -103,11 +103,11 @@ def here(monkeypatch):
         facts = {side: next(items) for side, items in running.items()}
         return facts, {side: [next(items) for _ in range(repeats)] for side, items in running.items()}
 
-    for module in (operator, step):
+    for module in (blip_step, operator, step):
         monkeypatch.setattr(module, "interleaved_processes", interleaved_here)
 
 
-@pytest.mark.parametrize("name", [name for name in BENCHMARKS if name != "features"])
+@pytest.mark.parametrize("name", [name for name in BENCHMARKS if name not in ("features", "kernel")])
 def test_it_runs_at_toy_size_and_the_page_can_show_it(name, here, tmp_path):
     cases = list(importlib.import_module(f"benchmarks.{name}").run(quick=True))
     for case in cases:
