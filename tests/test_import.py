@@ -26,7 +26,9 @@ def test_importing_padapter_imports_nothing_heavy():
         "import peft; import padapter",
         "import peft; import padapter; import importlib; importlib.reload(padapter)",
         pytest.param("from padapter import PAdapterConfig", marks=pytest.mark.slow),
-        "import padapter, importlib.util; importlib.util.find_spec('peft'); import peft",
+        pytest.param(
+            "import padapter, importlib.util; importlib.util.find_spec('peft'); import peft", marks=pytest.mark.slow
+        ),
         "import padapter, transformers; transformers.utils.is_peft_available(); from peft import PeftModel",
         pytest.param("import padapter.tuners; import peft", marks=pytest.mark.slow),
         pytest.param("import padapter; from peft.tuners.lora import LoraConfig", marks=pytest.mark.slow),

@@ -294,7 +294,7 @@ def test_gradient_checkpointing_changes_no_gradient(config, reentrant):
     assert_same(trained(model, batch, use_cache=False), expected, atol=1e-11, rtol=1e-10)
 
 
-@pytest.mark.parametrize("config", ["p-adapter, bottleneck", "lora"])
+@pytest.mark.parametrize("config", [pytest.param("p-adapter, bottleneck", marks=pytest.mark.slow), "lora"])
 def test_a_compiled_step_is_one_graph_with_the_same_gradients(config):
     _, model = both(config, torch.float64)
     batch = inputs(torch.float64)

@@ -27,7 +27,7 @@ METHODS = {
     "none": None,
     "p-adapter": {"degree": "row", "per_head": "true", "p": "1.4", "mu": "0.3"},
     "p-adapter:steps": {"steps": "2", "p": "2.6"},
-    # Eight features per head: of one, as the default leaves here, distances may nearly cancel, which is no test of ranking.
+    # Eight features per head: of one, which the default leaves here, distances may nearly cancel.
     "p-adapter:bottleneck": {"form": "bottleneck", "reduction_factor": "1"},
     "adapter": {},
     "lora": {},

@@ -127,6 +127,7 @@ def test_mistakes_of_the_recipe_are_errors():
         dry_run([cell(batch_size=0)], measured=False)
 
 
+@pytest.mark.slow
 def test_a_step_is_measured_in_another_process(monkeypatch):
     cost = measure(build_config(), "adapter", {"reduction_factor": 8}, rows=2, tokens=5)
     assert cost.seconds > 0

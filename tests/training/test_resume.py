@@ -71,8 +71,10 @@ def uninterrupted(model, data, tmp_path_factory):
 
 @pytest.mark.parametrize(
     ("method", "call", "last"),
-    [("training_step", 8, 6), ("_save_rng_state", 3, 4)],
-    ids=["in a step", "while writing a checkpoint"],
+    [
+        pytest.param("training_step", 8, 6, marks=pytest.mark.slow, id="in a step"),
+        pytest.param("_save_rng_state", 3, 4, id="while writing a checkpoint"),
+    ],
 )
 def test_a_killed_run_reaches_the_same_weights(options, uninterrupted, tmp_path, method, call, last):
     broken = options(**LENGTH)
