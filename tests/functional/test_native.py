@@ -196,3 +196,128 @@ def test_a_fresh_process_compiles_and_says_what_it_runs(tmp_path):
     )  # fmt: skip
     assert "native: fused kernels" in done.stdout
     assert len(list((tmp_path / "native").iterdir())) == 1
+
+
+# What a reviewer would try.
+
+
+@needs_library
+def test_an_interrupt_leaves_no_thread_at_work():
+    """It would go on with memory that nobody holds any more; here it is the process that would crash."""
+    code = (
+        "import os, signal, threading, torch\n"
+        "from padapter.functional import p_laplacian_attention\n"
+        "torch.set_num_threads(2)\n"
+        "caught = 0\n"
+        "for i in range(6):\n"
+        "    q = torch.randn(1, 3, 1500, 64)\n"
+        "    timer = threading.Timer(0.02, os.kill, (os.getpid(), signal.SIGINT))\n"
+        "    timer.start()\n"
+        "    try:\n"
+        "        p_laplacian_attention(q, q, q, p=1.5, mu=0.1)\n"
+        "        timer.join()\n"
+        "    except KeyboardInterrupt:\n"
+        "        caught += 1\n"
+        "    del q\n"
+        "print(caught)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 0
+
+
+@needs_library
+def test_tangents_and_transformations_take_the_eager_path():
+    tensors, arguments = inputs(N1=4, N2=5, dk=8, dh=8, device=CPU, node_query=False)
+    query = tensors.pop("query")
+
+    def function(it):
+        return p_laplacian_attention(it, **tensors, **arguments)
+
+    tangent = torch.ones_like(query)
+    _, moved = torch.func.jvp(function, (query,), (tangent,))
+    step = 1e-3
+    torch.testing.assert_close(
+        moved, (function(query + step * tangent) - function(query - step * tangent)) / (2 * step), atol=2e-3, rtol=1e-2
+    )
+    leaf = query.clone().requires_grad_()
+    function(leaf).sum().backward()
+    torch.testing.assert_close(torch.func.grad(lambda it: function(it).sum())(query), leaf.grad, atol=1e-5, rtol=1e-4)
+
+
+@needs_library
+@pytest.mark.parametrize("p", [2.0, 1.5])
+def test_features_that_change_nothing_get_no_gradient(p):
+    """p = 2 and mu = 0: no distances, no restart, so nobody reads the query nodes."""
+    tensors, arguments = inputs(N1=4, N2=5, dk=8, dh=8, device=CPU, factor=False)
+    leaves = {name: tensors[name].requires_grad_() for name in ("query", "key", "value", "node_query")}
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        given = {name: it.detach().to(dtype).requires_grad_() for name, it in leaves.items()}
+        for degree in ("row", "symmetric"):
+            with forced("native"):
+                p_laplacian_attention(**given, p=p, mu=0.0, degree=degree, **arguments).sum().backward()
+
+
+@needs_library
+def test_what_comes_out_may_be_worked_on_in_place():
+    tensors, arguments = inputs(N1=4, N2=5, dk=16, dh=16, device=CPU)
+    leaf = tensors["query"].requires_grad_()
+    with forced("native"):
+        context = p_laplacian_attention(**tensors, **arguments)
+        assert not context._is_view()
+        torch.nn.functional.dropout(context.clone(), 0.1, inplace=True).sum().backward()
+    assert leaf.grad is not None
+
+
+@needs_library
+def test_after_the_main_thread_has_ended():
+    code = (
+        "import threading, time, torch\n"
+        "from padapter.functional import p_laplacian_attention\n"
+        "torch.set_num_threads(2)\n"
+        "def work():\n"
+        "    time.sleep(0.5)\n"
+        "    q = torch.randn(1, 4, 8, 16)\n"
+        "    print(p_laplacian_attention(q, q, q, p=1.5, mu=0.1).shape)\n"
+        "threading.Thread(target=work).start()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "torch.Size([1, 4, 8, 16])" in done.stdout, done.stderr
+
+
+@needs_compiler
+@pytest.mark.skipif(not hasattr(os, "getuid"), reason="no owners of files")
+def test_what_others_could_have_written_is_not_loaded(fresh):
+    library.load()
+    library.load.cache_clear()
+    (fresh / "native").chmod(0o777)
+    assert "others can write to it" in library.obstacle()
+    (fresh / "native").chmod(0o755)
+    (built,) = (fresh / "native").iterdir()
+    assert built.stat().st_mode & 0o777 == 0o755  # others may use it
+    built.chmod(0o777)
+    library.obstacle.cache_clear()
+    assert "others can write to it" in library.obstacle()
+
+
+def test_without_a_home_there_is_a_reason(fresh, monkeypatch):
+    monkeypatch.setattr(library, "cache_folder", lambda: (_ for _ in ()).throw(RuntimeError("no home directory")))
+    assert "no home directory" in library.obstacle()
+
+
+def test_a_compiler_may_come_with_options(fresh, monkeypatch):
+    monkeypatch.setenv("CC", "sh -c")
+    command = library._compiler()
+    assert command[0].endswith("sh")
+    assert command[1:] == ["-c"]
+
+
+@needs_library
+def test_a_tiny_restart_of_a_row_without_keys_is_all_of_it():
+    tensors, arguments = inputs(N1=4, N2=5, dk=16, dh=16, device=CPU)
+    tensors["mu"] = torch.tensor(1e-22)
+    keep = torch.ones(4, 5, dtype=torch.bool)
+    keep[2] = False
+    with forced("native"):
+        context = p_laplacian_attention(**tensors, **arguments, attention_mask=keep)
+    torch.testing.assert_close(context[:, :, 2], tensors["node_query"][:, :, 2])

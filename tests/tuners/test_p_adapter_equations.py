@@ -206,3 +206,39 @@ def test_training_does_not_factorise_an_unchanged_projection_anew(tiny_blip, mon
     model.train()
     torch.testing.assert_close(layer.metric_factor(heads), factorise(layer.get_base_layer().weight.detach(), heads))
     assert len(calls) == 2
+
+
+def test_layers_of_older_pickles_and_other_default_devices_work(tiny_blip):
+    from padapter.tuners.p_adapter import layer as module
+    from padapter.tuners.p_adapter import metric
+
+    model = get_peft_model(tiny_blip, PAdapterConfig()).eval()
+    layers = [m for m in model.modules() if isinstance(m, module.PAdapterLayer)]
+    layer = next(it for it in layers if it.settings["default"].form == "projected")
+    heads = layer.__dict__["_site"].num_heads
+    expected = layer.metric_factor(heads)
+    state = {**layer.__dict__, "_metric": (("another process",), expected)}
+    del state["_metric_doubted"]
+    layer.__setstate__(state)
+    metric.direction.cache_clear()
+    with torch.device("meta"):
+        torch.testing.assert_close(layer.metric_factor(heads), expected)
+    layer.train()
+    torch.testing.assert_close(layer.metric_factor(heads), expected)
+
+
+def test_a_change_is_noticed_under_autocast(tiny_blip):
+    from padapter.tuners.p_adapter import layer as module
+
+    model = get_peft_model(tiny_blip, PAdapterConfig()).train()
+    layers = [m for m in model.modules() if isinstance(m, module.PAdapterLayer)]
+    layer = next(it for it in layers if it.settings["default"].form == "projected")
+    heads, weight = layer.__dict__["_site"].num_heads, layer.get_base_layer().weight
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        before = layer.metric_factor(heads)
+        for index in range(len(weight)):
+            weight.data[index, index] *= 1 + 1e-3
+            model.train()
+            after = layer.metric_factor(heads)
+            assert after is not before
+            before = after

@@ -90,7 +90,7 @@ def passes(rows: Sequence[Sequence[Tree]]) -> Iterator[tuple[slice, list[Tree]]]
     Yields:
         Consecutive rows, and one tree for each of them.
     """
-    for turn in range(max(map(len, rows))):
+    for turn in range(max(map(len, rows), default=0)):
         start, batch = 0, list[Tree]()
         for row, trees in enumerate(rows):
             if turn >= len(trees):

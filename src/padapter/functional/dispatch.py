@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from padapter.errors import UserError
 
@@ -79,6 +80,8 @@ def choose(
     metric_factor: Tensor | None = None,
     steps: int = 1,
     dropout_p: float = 0.0,
+    scale: float | Tensor | None = None,
+    numbers: tuple[float | Tensor, ...] = (),
 ) -> Choice:
     """Choose the implementation for these arguments of `p_laplacian_attention`.
 
@@ -91,6 +94,8 @@ def choose(
         metric_factor: (H, dh, dh) or None.
         steps: K.
         dropout_p: probability of dropping a weight.
+        scale: factor of the scores.
+        numbers: p and mu.
 
     Returns:
         The choice: fused kernels wherever they can run, unless ``PADAPTER_KERNEL`` says otherwise.
@@ -102,6 +107,12 @@ def choose(
     choice = on_device(query.device)
     if choice.path == "eager":
         return choice
+    tensors = [query, key, value, node_query, attention_mask, metric_factor, scale, *numbers]
+    derivatives = _unusual_derivatives([it for it in tensors if isinstance(it, Tensor)])
+    if derivatives is not None:
+        return _decided(choice.path, derivatives)
+    if isinstance(scale, Tensor):
+        return _decided(choice.path, "scale is a tensor")
     obstacle = _obstacle(choice.path, query, key, value, node_query, attention_mask, metric_factor, steps, dropout_p)
     if obstacle is None and choice.path == "triton" and wanted() == "auto":
         index = query.device.index
@@ -191,6 +202,17 @@ def _distrust(index: int, dtype: torch.dtype, dk: int, dh: int) -> str | None:
 @torch.compiler.assume_constant_result
 def _interpreting() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1" and importlib.util.find_spec("triton") is not None
+
+
+def _unusual_derivatives(tensors: list[Tensor]) -> str | None:
+    """The kernels have an ordinary backward pass: no tangents, and no rule for transformations of functions."""
+    if torch.compiler.is_compiling():
+        return None
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        return "a transformation of torch.func is at work"
+    if forward_ad._current_level >= 0 and any(forward_ad.unpack_dual(it).tangent is not None for it in tensors):
+        return "forward-mode derivatives are asked for"
+    return None
 
 
 def _obstacle(

@@ -107,7 +107,7 @@ def p_laplacian_attention(
     check_dropout(dropout_p)
     choice = choose(
         query, key, value, node_query=node_query, attention_mask=attention_mask, metric_factor=metric_factor,
-        steps=steps, dropout_p=dropout_p,
+        steps=steps, dropout_p=dropout_p, scale=scale, numbers=(p, mu),
     )  # fmt: skip
     with without_autocast(query.device):
         if choice.path != "eager":

@@ -34,6 +34,7 @@ from padapter.functional.fused.launch import (
     forward_plan,
     readable,
 )
+from padapter.functional.graph import without_autocast
 
 _INPUTS = (
     "Tensor query, Tensor key, Tensor value, Tensor? node_query, Tensor? near_query, Tensor? near_value, Tensor p, "
@@ -122,10 +123,11 @@ def p_laplacian_backward(
         least,
     )
     statistics = (row_max, row_log, log_total)
-    if native:
-        found = processor.backward(inputs, upstream, out, statistics, columns)
-    else:
-        found = _backward_by_kernels(inputs, readable(upstream), out, statistics, columns)
+    with without_autocast(query.device):  # somebody's backward may run under it
+        if native:
+            found = processor.backward(inputs, upstream, out, statistics, columns)
+        else:
+            found = _backward_by_kernels(inputs, readable(upstream), out, statistics, columns)
     return tuple(
         _none(query) if gradient is None or given is None else _shared(gradient, given).to(given.dtype).contiguous()
         for gradient, given in zip(found, inputs.differentiable(), strict=True)
@@ -194,7 +196,11 @@ def _differentiate(ctx: Any, upstream: Tensor | None, *_: Any) -> tuple[Tensor |
     wanted = ctx.needs_input_grad
     columns = wanted[1] or wanted[2] or wanted[5]
     found = p_laplacian_backward(upstream, *ctx.saved_tensors, *ctx.numbers, columns)
-    given = [gradient if want else None for gradient, want in zip(found, wanted[:8], strict=True)]
+    # An empty tensor stands for an input that changes nothing: node_query, say, without distances and restart.
+    given = [
+        gradient if want and gradient.dim() > 0 and gradient.numel() > 0 else None
+        for gradient, want in zip(found, wanted[:8], strict=True)
+    ]
     return (*given, *(None,) * 8)
 
 
@@ -239,7 +245,8 @@ def attention_degrees_backward(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Gradients of query and key."""
     if native:
-        found = processor.degrees_backward(upstream, query, key, mask, scale, causal)
+        with without_autocast(query.device):
+            found = processor.degrees_backward(upstream, query, key, mask, scale, causal)
         return found[0].to(query.dtype), _shared(found[1], key).to(key.dtype)
     scores = _scores(query, key, mask, scale, causal)
     statistics = (row_max, row_log)
@@ -285,7 +292,8 @@ def _new_context(query: Tensor, value: Tensor, native: bool) -> Tensor:
     """Laid out as (B, N1, H, dh), which is what attention modules go on with."""
     B, H, N1, _ = query.shape
     dtype = torch.float32 if native else value.dtype
-    return value.new_empty((B, N1, H, value.shape[-1]), dtype=dtype).transpose(1, 2)
+    # No view: somebody may work in place on what comes out.
+    return torch.empty_permuted((B, H, N1, value.shape[-1]), (0, 2, 1, 3), dtype=dtype, device=value.device)
 
 
 def _new_statistic(query: Tensor) -> Tensor:

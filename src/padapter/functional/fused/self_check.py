@@ -41,30 +41,44 @@ def failure(device: torch.device, dtype: torch.dtype, dk: int, dh: int) -> str |
 
 
 def _results(device: torch.device, dtype: torch.dtype, dk: int, dh: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    from padapter.functional.dispatch import forced
+    from padapter.functional.fused.attention import fused_p_laplacian_attention
+    from padapter.functional.graph import without_autocast
     from padapter.functional.p_laplacian import p_laplacian_attention
 
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator(device="cpu").manual_seed(0)
 
     def draw(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=generator).to(device, dtype)
+        return torch.randn(shape, generator=generator, device="cpu").to(device, dtype)
 
     given = {"query": draw(1, 2, 70, dk), "key": draw(1, 1, 75, dk), "value": draw(1, 1, 75, dh)}
     given["node_query"] = draw(1, 2, 70, dh)
     numbers = {"p": torch.tensor([1.5, 2.5], device=device), "mu": torch.tensor([0.1, 0.0], device=device)}
-    mask = (torch.rand(1, 1, 70, 75, generator=generator) > 0.2).to(device)
+    mask = (torch.rand(1, 1, 70, 75, generator=generator, device="cpu") > 0.2).to(device)
     mask[..., 0] = True
-    metric = (torch.randn(2, dh, dh, generator=generator) / dh**0.5).to(device)
+    metric = (torch.randn(2, dh, dh, generator=generator, device="cpu") / dh**0.5).to(device)
     upstream = draw(1, 2, 70, dh)
+    shared: dict[str, Any] = {"metric_factor": metric, "attention_mask": mask, "is_causal": True}
+    fixed: dict[str, Any] = {
+        "scale": None,
+        "degree": "row",
+        "least": max(1e-19, (16 / torch.finfo(dtype).max) ** 2),
+        "native": False,
+    }
+
+    def fused(**tensors: Any) -> Tensor:
+        return fused_p_laplacian_attention(**tensors, **shared, **fixed)
+
+    def eager(**tensors: Any) -> Tensor:
+        return p_laplacian_attention(**tensors, **shared)
+
     found: list[dict[str, Tensor]] = []
-    with torch.inference_mode(False), torch.enable_grad():
-        for kernel, double in (("triton", False), ("eager", True)):
-            tensors: dict[str, Any] = {
-                name: (it.double() if double else it.clone()).requires_grad_()
+    with torch.inference_mode(False), torch.enable_grad(), without_autocast(device):
+        for attend in (fused, eager):  # of float64 tensors, which no kernel takes
+            tensors = {
+                name: (it.double() if attend is eager else it.clone()).requires_grad_()
                 for name, it in {**given, **numbers}.items()
             }
-            with forced(kernel):  # type: ignore[arg-type]
-                context = p_laplacian_attention(**tensors, metric_factor=metric, attention_mask=mask, is_causal=True)
+            context = attend(**tensors)
             gradients = torch.autograd.grad(context, list(tensors.values()), upstream.to(context.dtype))
             found.append({"context": context.detach(), **dict(zip(tensors, gradients, strict=True))})
     return found[0], found[1]

@@ -53,8 +53,13 @@ static inline Floats distances(const Problem *it, Floats products, Floats y2, fl
 static inline float one_log(float x) { return log_of(all(x))[0]; }
 static inline float one_exp(float x) { return exp_of(all(x))[0]; }
 
-/* One row of S (in s) and of x . y (in xy, or null) becomes a row of exp(z - max z), in s; returns what 1 / alpha is. */
-static float weigh_row(
+/* What a row's weights are to be divided by, and the share of its own features. */
+typedef struct {
+    float total, beta;
+} Weight;
+
+/* One row of S (in s) and of x . y (in xy, or null) becomes a row of exp(z - max z), in s. */
+static Weight weigh_row(
     const Problem *it, long i, const float *mask, float p, float restart, float x2, const float *y2, float *s,
     const float *xy, float *row_max, float *row_log, float *log_total)
 {
@@ -62,7 +67,7 @@ static float weigh_row(
     const float half = p / 2;
     float most = finish_scores(it, i, mask, s);
     most = most == -INFINITY ? 0.0f : most; /* a row without any key */
-    const float invalid = x2 - x2; /* NaN or 0: the bits of a NaN would have a logarithm */
+    const float invalid = x2 != x2 ? x2 : 0.0f; /* the bits of a NaN would have a logarithm */
     Floats sums = {0}, largest = all(-INFINITY), floor;
     for (long j = 0; j < m; j += LANES) {
         Floats log_m = load(s + j) - most, z = log_m * half; /* both without the row's log sum */
@@ -82,11 +87,11 @@ static float weigh_row(
         sums += w;
     }
     /* -top is at most the limit where there is a restart: top >= log restart */
-    float total = sum_of(sums) + restart * expf(fminf(-top, it->largest_inverse));
+    const float own = restart * expf(fminf(-top, it->largest_inverse)), total = sum_of(sums) + own;
     *row_max = most;
     *row_log = log_sum;
     *log_total = total == 0.0f ? INFINITY : top + logf(total);
-    return total;
+    return (Weight){total, total == 0.0f ? 0.0f : own / total};
 }
 
 static void forward_pair(const Problem *it, long batch, long head, Room *room)
@@ -100,20 +105,19 @@ static void forward_pair(const Problem *it, long batch, long head, Room *room)
         float *out = row_of(it->out, batch, head, first);
         with_columns(it, rows, it->DK, row_of(it->query, batch, head, first), it->query.row, room->keys, room->a);
         if (x.at) with_columns(it, rows, it->DH, x.at, x.row, room->nodes, room->b);
-        float totals[block];
+        Weight found[block];
         for (long i = 0; i < rows; i++)
-            totals[i] = weigh_row(
+            found[i] = weigh_row(
                 it, first + i, row_of(it->mask, batch, head, first + i), p, restart, size_of(it, x, i), room->y2,
                 room->a + i * m, x.at ? room->b + i * m : 0, it->row_max + at + i, it->row_log + at + i,
                 it->log_total + at + i);
         times_panels(rows, it->N2, it->DH, room->a, m, room->value_rows, out, it->out.row, 0);
         for (long i = 0; i < rows; i++) {
             const float *node = row_of(it->node, batch, head, first + i);
-            const float beta = restart * one_exp(fminf(-it->log_total[at + i], 88.0f));
             for (long k = 0; k < it->DH; k += LANES) {
                 float *to = out + i * it->out.row + k;
-                Floats v = totals[i] == 0.0f ? (Floats){0} : load(to) / totals[i];
-                store(to, node ? v + beta * load(node + k) : v);
+                Floats v = found[i].total == 0.0f ? (Floats){0} : load(to) / found[i].total;
+                store(to, node ? v + found[i].beta * load(node + k) : v);
             }
         }
     }
@@ -262,12 +266,14 @@ static int every_pair(Problem *it, int backward)
 {
     Room room;
     if (!make_room(it, &room, backward)) return 1;
+    __atomic_fetch_add(&it->running, 1, __ATOMIC_SEQ_CST);
     const unsigned before = flush_denormals();
     for (;;) {
-        long pair = __atomic_fetch_add(&it->next, 1, __ATOMIC_RELAXED);
+        long pair = __atomic_fetch_add(&it->next, 1, __ATOMIC_SEQ_CST);
         if (pair >= it->B * it->H) break;
         (backward ? backward_pair : forward_pair)(it, pair / it->H, pair % it->H, &room);
     }
+    __atomic_fetch_sub(&it->running, 1, __ATOMIC_SEQ_CST);
     restore(before);
     free(room.keys);
     return 0;

@@ -24,7 +24,8 @@ typedef struct {
     long key_groups, value_groups, y_groups; /* how many query heads share a head */
     long causal;
     float scale, relative, least, largest_inverse;
-    long next; /* number of the next (batch, head) pair; threads count it up together */
+    long next;    /* number of the next (batch, head) pair; threads count it up together */
+    long running; /* threads that are at work */
 } Problem;
 
 #if defined(__AVX512F__)

@@ -60,7 +60,8 @@ def _blocks(query: Tensor, key: Tensor, mask: Tensor | None, scale: float, causa
                 added = whole[batch, :, rows]
                 scores = scores.masked_fill(~added, -torch.inf) if added.dtype == torch.bool else scores + added.float()
             if causal:
-                later = torch.ones(rows.stop, N2, dtype=torch.bool, device=scores.device).triu(1)[start:]
+                positions = torch.arange(max(rows.stop, N2), device=scores.device)
+                later = positions[:N2] > positions[start : rows.stop, None]
                 scores = scores.masked_fill(later, -torch.inf)
             empty = scores.amax(dim=-1, keepdim=True) == -torch.inf  # a query without any key has no edges
             M = scores.masked_fill(empty, 0.0).softmax(dim=-1).masked_fill(empty, 0.0)

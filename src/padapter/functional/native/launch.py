@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
-from concurrent.futures import ThreadPoolExecutor
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -37,6 +39,7 @@ class _Problem(ctypes.Structure):
         *((name, ctypes.c_long) for name in _LONGS),
         *((name, ctypes.c_float) for name in _NUMBERS),
         ("next", ctypes.c_long),
+        ("running", ctypes.c_long),
     )
 
 
@@ -48,13 +51,15 @@ def forward(inputs: Inputs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """
     problem, keep = _problem(inputs)
     B, H, N1, _ = inputs.query.shape
-    out = _fresh(inputs.query, B, N1, H, problem.DH).transpose(1, 2)
+    out = torch.empty_permuted((B, H, N1, problem.DH), (0, 2, 1, 3), dtype=torch.float32, device=inputs.query.device)
+    load().padapter_prepare(out.data_ptr(), out.nbytes)
     statistics = [inputs.query.new_empty(B, H, N1, dtype=torch.float32) for _ in range(3)]
     _point(problem, out=out)
     _array(problem, row_max=statistics[0], row_log=statistics[1], log_total=statistics[2])
     _run("padapter_forward", problem)
     del keep
-    return out[..., : inputs.value.shape[-1]], statistics[0], statistics[1], statistics[2]
+    width = inputs.value.shape[-1]
+    return out if width == problem.DH else out[..., :width], statistics[0], statistics[1], statistics[2]
 
 
 def backward(inputs: Inputs, upstream: Tensor, out: Tensor, statistics: tuple[Tensor, ...], columns: bool) -> Gradients:
@@ -186,13 +191,44 @@ if hasattr(os, "register_at_fork"):
 
 
 def _run(name: str, problem: _Problem) -> None:
-    """Let PyTorch's number of threads work on a problem, this one being one of them."""
-    global _pool
-    function, at = getattr(load(), name), ctypes.addressof(problem)
-    helpers = min(torch.get_num_threads(), problem.B * problem.H) - 1
-    if helpers > 0 and _pool is None:
-        _pool = ThreadPoolExecutor(max_workers=max(os.cpu_count() or 1, 1), thread_name_prefix="padapter")
-    waiting = [_pool.submit(function, at) for _ in range(helpers)] if _pool is not None else []
-    failed = [function(at), *(task.result() for task in waiting)]
+    """Let PyTorch's number of threads work on a problem, this one being one of them.
+
+    Whatever happens here, Ctrl-C included, no thread may be at work on tensors when this returns: it would read and
+    write memory that nobody holds any more. One that begins later finds nothing to do, in a problem that it holds.
+    """
+    function, pairs = getattr(load(), name), problem.B * problem.H
+
+    def work() -> int:
+        found: int = function(ctypes.byref(problem))
+        return found
+
+    waiting: list[Future[int]] = []
+    try:
+        for _ in range(min(torch.get_num_threads(), pairs) - 1):
+            try:
+                waiting.append(_threads().submit(work))
+            except RuntimeError:  # the interpreter is shutting down: this thread can do all of it
+                break
+        failed = [work(), *(task.result() for task in waiting)]
+    except BaseException:
+        _stop(problem, pairs)
+        raise
     if all(failed):
         raise MemoryError("no memory for one row of attention scores")
+
+
+def _stop(problem: _Problem, pairs: int) -> None:
+    """Let nobody begin another pair, and wait for those who are at one, however often somebody interrupts."""
+    while True:
+        with contextlib.suppress(KeyboardInterrupt):
+            problem.next = pairs
+            while problem.running:
+                time.sleep(0.001)
+            return
+
+
+def _threads() -> ThreadPoolExecutor:
+    global _pool
+    if _pool is None:
+        _pool = ThreadPoolExecutor(max_workers=os.cpu_count() or 1, thread_name_prefix="padapter")
+    return _pool

@@ -7,7 +7,9 @@ import functools
 import hashlib
 import os
 import platform
+import shlex
 import shutil
+import stat
 import subprocess
 import tempfile
 from pathlib import Path
@@ -32,6 +34,8 @@ def obstacle() -> str | None:
         load()
     except UnavailableError as problem:
         return str(problem)
+    except (OSError, RuntimeError, AttributeError) as problem:  # no home folder, a folder of somebody else, no library
+        return f"the library cannot be compiled or loaded ({type(problem).__name__}: {problem})"
     return None
 
 
@@ -45,10 +49,17 @@ def load() -> ctypes.CDLL:
     compiler = _compiler()
     source = Path(__file__).parent
     text = b"\0".join((source / name).read_bytes() for name in _SOURCES)
-    key = hashlib.sha256(b"\0".join([text, *(part.encode() for part in (*_OPTIONS, compiler, _processor()))]))
-    file = cache_folder() / "native" / f"attention-{key.hexdigest()[:20]}.so"
+    key = hashlib.sha256(b"\0".join([text, *(part.encode() for part in (*_OPTIONS, *compiler, _processor()))]))
+    folder = cache_folder() / "native"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as problem:
+        raise UnavailableError(f"the cache folder cannot be written ({problem})") from problem
+    _check_owner(folder)
+    file = folder / f"attention-{key.hexdigest()[:20]}.so"
     if not file.is_file():
         _compile(compiler, source / "attention.c", file)
+    _check_owner(file)
     try:
         library = ctypes.CDLL(str(file))
     except OSError as problem:
@@ -61,13 +72,25 @@ def load() -> ctypes.CDLL:
     return library
 
 
-def _compiler() -> str:
-    wanted = os.environ.get("CC")
-    for name in (wanted,) if wanted else ("cc", "gcc", "clang"):
+def _check_owner(path: Path) -> None:
+    """Refuse what another user could have written: it is code that will run here."""
+    if not hasattr(os, "getuid"):
+        return
+    found = path.stat()
+    if found.st_uid not in (os.getuid(), 0) or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise UnavailableError(
+            f"{path} belongs to another user, or others can write to it (set PADAPTER_CACHE, or chmod go-w)"
+        )
+
+
+def _compiler() -> list[str]:
+    """``CC``, which may hold options too, or what is usual."""
+    wanted = shlex.split(os.environ.get("CC", ""))
+    for name, *options in [wanted] if wanted else [["cc"], ["gcc"], ["clang"]]:
         found = shutil.which(name)
         if found:
-            return found
-    raise UnavailableError(f"there is no C compiler ({wanted or 'cc, gcc or clang'})")
+            return [found, *options]
+    raise UnavailableError(f"there is no C compiler ({' '.join(wanted) or 'cc, gcc or clang'})")
 
 
 def _processor() -> str:
@@ -80,10 +103,9 @@ def _processor() -> str:
     return platform.machine() + "".join(told.get(name, "") for name in ("model name", "flags", "Features", "CPU part"))
 
 
-def _compile(compiler: str, source: Path, file: Path) -> None:
+def _compile(compiler: list[str], source: Path, file: Path) -> None:
     """Compile to a file of another name, and rename it: another process may be doing the same."""
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(suffix=".so", prefix="attention-", dir=file.parent)
     except OSError as problem:
         raise UnavailableError(f"the cache folder cannot be written ({problem})") from problem
@@ -92,15 +114,16 @@ def _compile(compiler: str, source: Path, file: Path) -> None:
     try:
         said = ""
         for tuning in _TUNING:
-            command = [compiler, *_OPTIONS, tuning, str(source), "-o", name, "-lm"]
+            command = [*compiler, *_OPTIONS, tuning, str(source), "-o", name, "-lm"]
             try:
                 done = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE, check=False)
             except (OSError, subprocess.TimeoutExpired) as problem:
-                raise UnavailableError(f"the C compiler {compiler} fails ({problem})") from problem
+                raise UnavailableError(f"the C compiler {compiler[0]} fails ({problem})") from problem
             if done.returncode == 0:
+                fresh.chmod(0o755)
                 fresh.replace(file)
                 return
             said = said or (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[0]
-        raise UnavailableError(f"the C compiler {compiler} cannot compile it ({said})")
+        raise UnavailableError(f"the C compiler {compiler[0]} cannot compile it ({said})")
     finally:
         fresh.unlink(missing_ok=True)

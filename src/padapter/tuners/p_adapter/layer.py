@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -13,33 +12,15 @@ from torch import nn
 from padapter.architectures import AttentionCall, AttentionSite, PackedSlice, Site, attach, detach
 from padapter.architectures.per_thread import PerThread
 from padapter.functional import metric_factor
+from padapter.functional.graph import without_autocast
 from padapter.tuners.base_config import INIT_STD, AdapterConfig
 from padapter.tuners.base_layer import BottleneckLayer, BottleneckSettings, init_linear
 from padapter.tuners.batches import Group
 from padapter.tuners.offload import fetched, is_offloaded
 from padapter.tuners.p_adapter.config import PAdapterConfig
 from padapter.tuners.p_adapter.message_passing import MESSAGE_PASSING, MessagePassing, without_padding
-from padapter.tuners.p_adapter.metric import enrol, metric_factor_of
+from padapter.tuners.p_adapter.metric import KeptMetric, direction, enrol, metric_factor_of
 from padapter.tuners.weights import projection_weight, stored_weight
-
-
-class _Metric(NamedTuple):
-    """A metric factor, and what it was computed from.
-
-    Attributes:
-        key: which tensor, in which state as far as PyTorch knows.
-        factor: (H, dh, dh).
-        mark: (d,), that weight in one fixed direction, which differs if the weight does.
-    """
-
-    key: tuple[Any, ...]
-    factor: torch.Tensor
-    mark: torch.Tensor
-
-
-@functools.cache
-def _direction(width: int) -> torch.Tensor:
-    return torch.randn(width, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
 @dataclass(frozen=True)
@@ -99,7 +80,7 @@ class PAdapterLayer(BottleneckLayer):
         # Plain references: the attention module must not become a sub-module of its own output projection.
         self.__dict__["_site"] = site
         self.part = site.part
-        self._metric: _Metric | None = None
+        self._metric: KeptMetric | None = None
         self._metric_doubted = False
         self._number = enrol(self)
 
@@ -107,6 +88,7 @@ class PAdapterLayer(BottleneckLayer):
         """As ``torch.nn.Module``; a copy is another layer."""
         super().__setstate__(state)
         self._number = enrol(self)
+        self._metric, self._metric_doubted = None, False  # its key is about addresses
 
     def update_layer(self, adapter_name: str, config: PAdapterConfig) -> None:
         """Add an adapter, and connect the attention module if it is the first."""
@@ -193,13 +175,14 @@ class PAdapterLayer(BottleneckLayer):
         if known is not None and known.key == key and not doubted:
             return known.factor
         # Not in inference mode, even if this call is: what is made there can never take part in training.
-        with torch.inference_mode(False), torch.no_grad(), fetched(projection):
+        with torch.inference_mode(False), torch.no_grad(), without_autocast(stored.device), fetched(projection):
             weight = projection_weight(projection)
             weight = weight.clone() if weight.is_inference() else weight
             wide = weight if weight.dtype == torch.float64 else weight.float()
-            mark = wide @ _direction(wide.shape[1]).to(wide)
-            if known is None or known.key != key or not torch.equal(known.mark, mark):
-                known = _Metric(key, metric_factor(wide, num_heads), mark)
+            mark = wide @ direction(wide.shape[1]).to(wide)
+            same = known is not None and known.key == key and known.mark.dtype == mark.dtype and not mark.is_meta
+            if known is None or not same or not torch.equal(known.mark, mark):
+                known = KeptMetric(key, metric_factor(wide, num_heads), mark)
         self._metric, self._metric_doubted = known, False
         return known.factor
 
@@ -299,8 +282,10 @@ class PAdapterLayer(BottleneckLayer):
         arguments["node_query"] = None if call.node_query is None else group.take(call.node_query)
         context = operator.context(query, key, value, dropout_p=call.dropout, **arguments)
         weights = operator.weights(query, key, value, **arguments)[0] if call.need_weights else None
-        # Contiguous, as transformers' own attention functions return it: some modules use `view` on it.
-        return context.transpose(1, 2).contiguous(), weights
+        # Contiguous, as transformers' own attention functions return it: some modules use `view` on it. And a copy
+        # where there are gradients: the fused operators keep their context, and modules may change theirs in place.
+        context = context.transpose(1, 2).contiguous()
+        return context.clone() if context.requires_grad else context, weights
 
     def _bottleneck_message(self, adapter_name: str, call: AttentionCall, group: Group) -> torch.Tensor:
         """Message passing between bottleneck features: Ubar (rows, N1, r)."""

@@ -8,14 +8,37 @@ changed weight is noticed as it is in eager mode.
 
 from __future__ import annotations
 
+import functools
 import itertools
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
 
+import numpy as np
 import torch
 
 _LAYERS: WeakValueDictionary[int, Any] = WeakValueDictionary()
 _NUMBERS = itertools.count()
+
+
+class KeptMetric(NamedTuple):
+    """A metric factor, and what it was computed from.
+
+    Attributes:
+        key: which tensor, in which state as far as PyTorch knows.
+        factor: (H, dh, dh).
+        mark: (d,), that weight in one fixed direction, which differs if the weight does.
+    """
+
+    key: tuple[Any, ...]
+    factor: torch.Tensor
+    mark: torch.Tensor
+
+
+@functools.cache
+def direction(width: int) -> torch.Tensor:
+    """A fixed random direction (width,), in float64."""
+    # NumPy's: whatever default device or fake tensors a caller has set must not get into what is kept.
+    return torch.from_numpy(np.random.default_rng(0).standard_normal(width))
 
 
 def enrol(layer: torch.nn.Module) -> torch.Tensor:
