@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 # One thread per test process: the suite runs on as many processes as there are cores.
 WORKERS ?= auto
 
-.PHONY: help setup demo test test-slow test-gpu lint format bench pretrain clean
+.PHONY: help setup demo test test-slow test-gpu lint format bench bench-all pretrain clean
 
 help:
 	@echo "make demo      adapt the built-in model to a new domain, score it before and after"
@@ -49,6 +49,10 @@ format: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks.performance
+
+bench-all: $(READY)
+	$(BIN)/python -m benchmarks --all
 	$(BIN)/python -m benchmarks.performance
 
 pretrain: $(READY)

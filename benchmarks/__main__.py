@@ -21,17 +21,20 @@ QUICK_RESULTS = Path("runs") / "bench-quick"
 
 def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     """What the command line says."""
-    listed = "\n".join(f"  {name:<12}{it.about} ({it.seconds} s)" for name, it in BENCHMARKS.items())
+    seconds = {name: f"{it.seconds} s{', long' if it.long else ''}" for name, it in BENCHMARKS.items()}
+    listed = "\n".join(f"  {name:<12}{it.about} ({seconds[name]})" for name, it in BENCHMARKS.items())
     parser = argparse.ArgumentParser(
         "python -m benchmarks", description=__doc__, epilog=listed, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("names", nargs="*", metavar="NAME", help="which of them (default: all)")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="which of them (default: all that are not long)")
+    parser.add_argument("--all", action="store_true", help="the long ones too")
     parser.add_argument("--quick", action="store_true", help=f"toy sizes, to see that all runs; to {QUICK_RESULTS}")
     parser.add_argument("--threads", type=int, default=2, metavar="N", help="computing threads (default: 2)")
     parser.add_argument("--output", type=Path, metavar="DIR", help="where results go (default: benchmarks/results)")
     parser.add_argument("--compile", action="store_true", help="torch.compile as a side where there is one; slow")
     parser.add_argument("--anyway", action="store_true", help="measure on busy cores too; the files will say so")
     found = parser.parse_args(words)
+    found.names = found.names or [name for name, it in BENCHMARKS.items() if found.all or not it.long]
     unknown = [name for name in found.names if name not in BENCHMARKS]
     if unknown:
         parser.error(f"no benchmark is called {', '.join(unknown)}; there are {', '.join(BENCHMARKS)}")
@@ -82,9 +85,7 @@ def main(words: Sequence[str] | None = None) -> int:
     with Process("benchmarks.timing:facts") as process:
         about = {"machine": process.ask(), "load_at_start": round(load, 2), "busy": busy}
     folder = chosen.output or (QUICK_RESULTS if chosen.quick else timing.RESULTS)
-    took = sum(
-        run(name, folder, about, quick=chosen.quick, compiled=chosen.compile) for name in chosen.names or BENCHMARKS
-    )
+    took = sum(run(name, folder, about, quick=chosen.quick, compiled=chosen.compile) for name in chosen.names)
     print(f"all: {took:.0f} s")
     return 0
 

@@ -89,7 +89,7 @@ def test_the_registry_names_modules_that_run(name):
 
 
 def test_all_of_them_fit_into_ten_minutes():
-    assert sum(benchmark.seconds for benchmark in BENCHMARKS.values()) <= 600
+    assert sum(benchmark.seconds for benchmark in BENCHMARKS.values() if not benchmark.long) <= 600
 
 
 @pytest.fixture
