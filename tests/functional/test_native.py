@@ -207,6 +207,7 @@ def test_an_interrupt_leaves_no_thread_at_work():
     code = (
         "import os, signal, threading, torch\n"
         "from padapter.functional import p_laplacian_attention\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a background job's children ignore it
         "torch.set_num_threads(2)\n"
         "caught = 0\n"
         "for i in range(6):\n"
