@@ -172,3 +172,11 @@ def test_a_built_in_model_without_files_says_so(monkeypatch):
     monkeypatch.setattr("padapter.backbones.loading.builtin_path", missing)
     with pytest.raises(UserError, match="not in this installation"):
         load_backbone("shapes-blip")
+
+
+def test_the_command_line_offers_what_backbones_take():
+    """Two constants, because options import no torch and backbones no options."""
+    from padapter import options
+    from padapter.backbones import base
+
+    assert options.ATTENTIONS == base.ATTENTIONS

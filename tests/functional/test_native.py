@@ -139,9 +139,8 @@ def test_a_forked_process_makes_threads_of_its_own(monkeypatch):
     torch.set_num_threads(2)
     try:
         tensors, arguments = inputs(N1=3, N2=4, dk=16, dh=16, device=CPU, factor=False)
-        call = lambda: p_laplacian_attention(**tensors, **arguments)  # noqa: E731
         with forced("native"):
-            call()
+            p_laplacian_attention(**tensors, **arguments)
             assert launch._pool is not None
             child = os.fork()
             if child == 0:  # no pytest in here
@@ -257,6 +256,11 @@ def test_features_that_change_nothing_get_no_gradient(p):
         for degree in ("row", "symmetric"):
             with forced("native"):
                 p_laplacian_attention(**given, p=p, mu=0.0, degree=degree, **arguments).sum().backward()
+            own = given["node_query"].grad
+            assert (own is None or bool((own == 0).all())) == (p == 2.0)
+            assert all(bool(given[name].grad.isfinite().all()) for name in ("query", "key", "value"))
+            for it in given.values():
+                it.grad = None
 
 
 @needs_library

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import functools
+import logging
 from typing import Any
 
 import torch
 from torch import Tensor
+
+logger = logging.getLogger(__name__)
 
 #: Largest error of contexts and gradients relative to the largest number, where float32 and where half precision runs.
 _TOLERANCE = {torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 1e-1}
@@ -14,7 +17,7 @@ _TOLERANCE = {torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 1e-1}
 
 @functools.cache
 def failure(device: torch.device, dtype: torch.dtype, dk: int, dh: int) -> str | None:
-    """Compare context and gradients of the Triton kernels with those of the eager path in float64.
+    """Compare context and gradients of the Triton kernels with those of the eager path in float64; warn if they differ.
 
     Sizes are no multiples of blocks, and there are a mask, a causal one as well, groups of heads and a metric. Takes as
     long as compiling the kernels, which the call that asks would have to do anyway.
@@ -28,6 +31,15 @@ def failure(device: torch.device, dtype: torch.dtype, dk: int, dh: int) -> str |
     Returns:
         One clause that says what is wrong, for people, or None.
     """
+    found = _failure(device, dtype, dk, dh)
+    if found is not None:
+        logger.warning(
+            "p-Laplacian attention of %s, heads %d and %d wide, runs eagerly on %s: %s", dtype, dk, dh, device, found
+        )
+    return found
+
+
+def _failure(device: torch.device, dtype: torch.dtype, dk: int, dh: int) -> str | None:
     try:
         fused, eager = _results(device, dtype, dk, dh)
     except Exception as problem:  # whatever a compiler or driver throws: the eager path still works

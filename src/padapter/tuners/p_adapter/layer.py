@@ -284,8 +284,10 @@ class PAdapterLayer(BottleneckLayer):
         weights = operator.weights(query, key, value, **arguments)[0] if call.need_weights else None
         # Contiguous, as transformers' own attention functions return it: some modules use `view` on it. And a copy
         # where there are gradients: the fused operators keep their context, and modules may change theirs in place.
-        context = context.transpose(1, 2).contiguous()
-        return context.clone() if context.requires_grad else context, weights
+        context = context.transpose(1, 2)
+        if context.requires_grad:
+            return context.clone(memory_format=torch.contiguous_format), weights
+        return context.contiguous(), weights
 
     def _bottleneck_message(self, adapter_name: str, call: AttentionCall, group: Group) -> torch.Tensor:
         """Message passing between bottleneck features: Ubar (rows, N1, r)."""
