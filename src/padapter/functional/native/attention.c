@@ -262,20 +262,18 @@ static unsigned flush_denormals(void) { return 0; }
 static void restore(unsigned before) { (void)before; }
 #endif
 
-static int every_pair(Problem *it, int backward)
+static int every_pair(Problem *it)
 {
     Room room;
-    if (!make_room(it, &room, backward)) return 1;
-    __atomic_fetch_add(&it->running, 1, __ATOMIC_SEQ_CST);
+    if (!make_room(it, &room)) return 1;
     const unsigned before = flush_denormals();
     for (;;) {
         long pair = __atomic_fetch_add(&it->next, 1, __ATOMIC_SEQ_CST);
         if (pair >= it->B * it->H) break;
-        (backward ? backward_pair : forward_pair)(it, pair / it->H, pair % it->H, &room);
+        (it->backward ? backward_pair : forward_pair)(it, pair / it->H, pair % it->H, &room);
     }
-    __atomic_fetch_sub(&it->running, 1, __ATOMIC_SEQ_CST);
     restore(before);
-    free(room.keys);
+    give_memory(room.keys);
     return 0;
 }
 
@@ -293,8 +291,12 @@ void padapter_prepare(void *from, long bytes)
 void padapter_prepare(void *from, long bytes) { (void)from, (void)bytes; }
 #endif
 
-/* Called by every thread with the same problem; 1 if there was no memory. */
-int padapter_forward(Problem *it) { return every_pair(it, 0); }
-int padapter_backward(Problem *it) { return every_pair(it, 1); }
+/* Computes everything, by several threads; 1 if none of them had memory. */
+int padapter_forward(Problem *it) { return by_threads(it, every_pair); }
+int padapter_backward(Problem *it)
+{
+    it->backward = 1;
+    return by_threads(it, every_pair);
+}
 long padapter_panel(void) { return PANEL; }
 long padapter_problem_size(void) { return sizeof(Problem); }

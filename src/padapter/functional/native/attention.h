@@ -24,8 +24,9 @@ typedef struct {
     long key_groups, value_groups, y_groups; /* how many query heads share a head */
     long causal;
     float scale, relative, least, largest_inverse;
-    long next;    /* number of the next (batch, head) pair; threads count it up together */
-    long running; /* threads that are at work */
+    long threads;  /* how many may work on it */
+    long backward; /* 1 in the backward pass */
+    long next;     /* number of the next (batch, head) pair; threads count it up together */
 } Problem;
 
 #if defined(__AVX512F__)

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
-import os
-import time
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -17,6 +13,9 @@ from padapter.functional.native.library import load
 
 #: The largest log of 1 / (sum Mbar + r) that is turned into a number: half the exponent range of float32.
 _LARGEST_INVERSE = 44.36
+
+#: Products of two numbers that take about as long as waking another thread.
+_WORTH_A_THREAD = 1 << 19
 
 
 class _View(ctypes.Structure):
@@ -38,8 +37,7 @@ class _Problem(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in _ARRAYS),
         *((name, ctypes.c_long) for name in _LONGS),
         *((name, ctypes.c_float) for name in _NUMBERS),
-        ("next", ctypes.c_long),
-        ("running", ctypes.c_long),
+        *((name, ctypes.c_long) for name in ("threads", "backward", "next")),
     )
 
 
@@ -178,57 +176,14 @@ def _array(problem: _Problem, **tensors: Tensor | None) -> None:
             setattr(problem, name, tensor.data_ptr())
 
 
-_pool: ThreadPoolExecutor | None = None
-
-
-def _forget_pool() -> None:
-    global _pool
-    _pool = None  # a forked process has none of its parent's threads
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_pool)
-
-
 def _run(name: str, problem: _Problem) -> None:
-    """Let PyTorch's number of threads work on a problem, this one being one of them.
+    """Let as many threads as PyTorch uses work on a problem, this one among them; small problems get fewer.
 
-    Whatever happens here, Ctrl-C included, no thread may be at work on tensors when this returns: it would read and
-    write memory that nobody holds any more. One that begins later finds nothing to do, in a problem that it holds.
+    The library's threads are its own: Python runs nothing, the handler of Ctrl-C included, before all of them are done
+    with the tensors.
     """
-    function, pairs = getattr(load(), name), problem.B * problem.H
-
-    def work() -> int:
-        found: int = function(ctypes.byref(problem))
-        return found
-
-    waiting: list[Future[int]] = []
-    try:
-        for _ in range(min(torch.get_num_threads(), pairs) - 1):
-            try:
-                waiting.append(_threads().submit(work))
-            except RuntimeError:  # the interpreter is shutting down: this thread can do all of it
-                break
-        failed = [work(), *(task.result() for task in waiting)]
-    except BaseException:
-        _stop(problem, pairs)
-        raise
-    if all(failed):
+    pairs = problem.B * problem.H
+    products = pairs * problem.N1 * problem.N2 * (problem.DK + problem.DH)
+    problem.threads = min(torch.get_num_threads(), pairs, 1 + products // _WORTH_A_THREAD)
+    if getattr(load(), name)(ctypes.byref(problem)):
         raise MemoryError("no memory for one row of attention scores")
-
-
-def _stop(problem: _Problem, pairs: int) -> None:
-    """Let nobody begin another pair, and wait for those who are at one, however often somebody interrupts."""
-    while True:
-        with contextlib.suppress(KeyboardInterrupt):
-            problem.next = pairs
-            while problem.running:
-                time.sleep(0.001)
-            return
-
-
-def _threads() -> ThreadPoolExecutor:
-    global _pool
-    if _pool is None:
-        _pool = ThreadPoolExecutor(max_workers=os.cpu_count() or 1, thread_name_prefix="padapter")
-    return _pool

@@ -3,9 +3,8 @@
 #ifndef PADAPTER_ROOM_H
 #define PADAPTER_ROOM_H
 
-#include <stdlib.h>
-
 #include "products.h"
+#include "threads.h"
 
 /* Numbers of a matrix of scores that are worked on at a time: 96 KB each of three, in a second cache. */
 #define BLOCK 32768
@@ -38,8 +37,9 @@ typedef struct {
 
 #define PARTS 17
 
-static int make_room(const Problem *it, Room *room, int backward)
+static int make_room(const Problem *it, Room *room)
 {
+    const long backward = it->backward;
     const long m = padded(it->N2), rows = block_rows(it), near = it->x.at != 0, metric = it->metric.at != 0;
     const long same = it->y.at == it->value.at && !metric, apart = near && !same;
     const long DK = it->DK, DH = it->DH;
@@ -67,7 +67,7 @@ static int make_room(const Problem *it, Room *room, int backward)
     };
     long total = 0;
     for (int i = 0; i < PARTS; i++) total += (parts[i].size + 15) / 16 * 16;
-    float *at = aligned_alloc(64, (size_t)total * sizeof(float));
+    float *at = take_memory(total * (long)sizeof(float));
     if (!at) return 0;
     for (int i = 0; i < PARTS; i++) {
         *parts[i].part = at;
