@@ -22,11 +22,12 @@ class Benchmark(NamedTuple):
 
 
 BENCHMARKS = {
-    "operator": Benchmark(90, "p-Laplacian attention against scaled_dot_product_attention: time, memory", True),
-    "scaling": Benchmark(60, "how its time, and that of a training step, grow with each size"),
-    "step": Benchmark(80, "a training step of the built-in model with each method"),
-    "blip_step": Benchmark(360, "a training step at BLIP base size with each method, and with PEFT's own LoRA"),
-    "ranking": Benchmark(310, "ranking of 3,128 candidates and beam search, against the plain ways", long=True),
+    "operator": Benchmark(70, "p-Laplacian attention against scaled_dot_product_attention: time, memory", True),
+    "blip_step": Benchmark(240, "a training step at BLIP base size: adapter, p-adapter, LoRA, and PEFT's own LoRA"),
+    "features": Benchmark(95, "the first and the second epoch with --cache-features, BLIP base size"),
+    "ranking": Benchmark(185, "ranking of 3,128 candidates and beam search, against the plain ways"),
     "kernel": Benchmark(10, "the GPU kernels against flash attention"),
-    "features": Benchmark(100, "the first and the second epoch with --cache-features, BLIP base size", long=True),
+    "scaling": Benchmark(50, "how the operator's time, and that of a training step, grow with each size", long=True),
+    "step": Benchmark(65, "a training step of the built-in model with each method", long=True),
+    "blip_bottleneck": Benchmark(190, "a training step at BLIP base size: the bottleneck form", long=True),
 }

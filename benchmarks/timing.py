@@ -17,13 +17,16 @@ import torch
 
 RESULTS = Path(__file__).parent / "results"
 #: Medians are of at least so many repeats.
-REPEATS = 9
+REPEATS = 7
 
 
-def interleaved(sides: Mapping[str, Callable[[], Any]], repeats: int = REPEATS) -> dict[str, list[float]]:
-    """Run every side once to warm up, then in turn ``repeats`` times; seconds per side and repeat."""
-    for side in sides.values():
-        side()
+def interleaved(
+    sides: Mapping[str, Callable[[], Any]], repeats: int = REPEATS, *, warm: bool = False
+) -> dict[str, list[float]]:
+    """Run every side in turn ``repeats`` times, after one round to warm up; seconds per side and repeat."""
+    if not warm:
+        for side in sides.values():
+            side()
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(repeats):
         for name, side in sides.items():
