@@ -15,6 +15,7 @@ from padapter.backbones import TrainingExample, load_backbone
 from padapter.backbones.image_text import ImageTextBackbone
 from padapter.backbones.sequences import IGNORE
 from padapter.errors import UserError
+from padapter.methods import get_method
 from padapter.options import TrainOptions
 from padapter.training import train
 
@@ -98,6 +99,41 @@ def test_scores_of_candidates_are_the_losses_of_training(load, name):
     assert sum(score > float("-inf") for score in best) == 1
     normalised = backbone.rank([EXAMPLES[0].image], [EXAMPLES[0].prompt], words, length_normalized=True)[0]
     assert normalised[1] == pytest.approx(scores[1] / 3)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_picture_and_prompt_are_read_once(load, name):
+    backbone = load(name)
+    method = get_method("p-adapter")
+    method.apply(backbone, method.parse({}))
+    with torch.no_grad():
+        for parameter in backbone.model.parameters():
+            parameter.add_(0.02 * torch.randn_like(parameter) if parameter.requires_grad else 0.0)
+    words = [f"w{i} {'a' if i % 2 else ''} {'red' if i % 3 else ''}" for i in range(30, 50)]
+    asked = ([x.image for x in EXAMPLES], [x.prompt for x in EXAMPLES], words)
+    scores = backbone.rank(*asked)
+    assert backbone.continuations.remembers
+    backbone.continuations.remembers = False
+    torch.testing.assert_close(torch.tensor(scores), torch.tensor(backbone.rank(*asked)), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("wrong", ["error", "score"])
+def test_a_model_that_cannot_go_on_reads_anew_and_says_so(load, caplog, monkeypatch, wrong):
+    backbone = load("llava")
+    asked = ([EXAMPLES[0].image], [EXAMPLES[0].prompt], ["red", "blue green"])
+    right = backbone.rank(*asked)
+    backbone.continuations.remembers = None
+    behind = backbone.continuations._behind
+
+    def broken(prompt, answers):
+        if wrong == "error":
+            raise TypeError("no such thing as a cache")
+        return [score - 0.1 for score in behind(prompt, answers)]
+
+    monkeypatch.setattr(backbone.continuations, "_behind", broken)
+    assert backbone.rank(*asked) == [pytest.approx(right[0], abs=1e-4)]
+    assert backbone.continuations.remembers is False
+    assert "reads picture and prompt anew for every candidate" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["llava", "paligemma"])

@@ -20,6 +20,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationC
 
 from padapter.architectures import AttentionSite, find_sites
 from padapter.backbones.base import Backbone, LossReduction, Part, TrainingExample, evaluating, unwrapped
+from padapter.backbones.continuations import Continuations
 from padapter.backbones.losses import next_token_loss
 from padapter.backbones.ranking import first_choices
 from padapter.backbones.sequences import IGNORE
@@ -27,9 +28,6 @@ from padapter.data import Picture, opened
 from padapter.errors import UserError
 
 logger = logging.getLogger(__name__)
-
-CHUNK = 16
-"""Candidates scored in one forward pass; each carries its picture along."""
 
 #: Fields with one entry per token, and the entry of an answer's token; `_ANSWER_TYPES` has exceptions.
 _PER_TOKEN = {"input_ids": None, "attention_mask": 1, "token_type_ids": 0, "mm_token_type_ids": 0}
@@ -95,6 +93,7 @@ class ImageTextBackbone(Backbone):
         self.pad_id = int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id)
         self.kind = str(config.model_type)
         self.parts, self.projections = anatomy(unwrapped(model))
+        self.continuations = Continuations(self)
 
     @classmethod
     def load(cls, path: str | Path, *, name: str, dtype: torch.dtype, attention: str = "sdpa") -> ImageTextBackbone:
@@ -129,11 +128,11 @@ class ImageTextBackbone(Backbone):
                 if not weight > 0:
                     raise ValueError(f"target {text!r} has weight {weight}; weights must be positive.")
                 answer = self._answer(text, room=self.max_length - prompt["input_ids"].shape[1])
-                rows.append(self._followed(prompt, answer))
+                rows.append(self.followed(prompt, answer))
                 labels.append(torch.tensor([*[IGNORE] * prompt["input_ids"].shape[1], *answer]))
                 owners.append(index)
                 weights.append(weight)
-        batch = self._together(rows, left=False)
+        batch = self.together(rows, left=False)
         width = batch["input_ids"].shape[1]
         batch["labels"] = torch.stack([nn.functional.pad(x, (0, width - len(x)), value=IGNORE) for x in labels])
         batch["image_index"] = torch.tensor(owners)
@@ -172,7 +171,7 @@ class ImageTextBackbone(Backbone):
             pad_token_id=self.pad_id,
         )
         with evaluating(self.model):
-            inputs = self._to_device(self._together(rows, left=True))
+            inputs = self.to_device(self.together(rows, left=True))
             output = self.base_model.generate(**inputs, generation_config=config)
         ids = inputs["input_ids"]
         if output.shape[1] >= ids.shape[1] and torch.equal(output[:, : ids.shape[1]], ids):
@@ -189,7 +188,11 @@ class ImageTextBackbone(Backbone):
         k: int | None = None,
         length_normalized: bool = False,
     ) -> list[list[float]]:
-        """See :meth:`Backbone.rank`. Every candidate is scored in a forward pass of its own row."""
+        """See :meth:`Backbone.rank`. Picture and prompt are read once, candidates behind them.
+
+        Where a model cannot go on from what it remembers (tried with the first candidate), it reads all of it anew for
+        every candidate, and says so.
+        """
         if k is not None and k < 1:
             raise UserError(f"k must be at least 1, not {k}.")
         answers = [self._ids(text) for text in candidates]
@@ -200,29 +203,16 @@ class ImageTextBackbone(Backbone):
         scores = []
         with evaluating(self.model):
             for row in rows:
+                prompt = self.continuations.read(row)
                 chosen = list(range(len(answers)))
                 if k is not None and k < len(answers):
-                    logits = self.base_model(**self._to_device(row), use_cache=False).logits[0, -1]
-                    first = logits.float().log_softmax(-1)[[answer[0] for answer in answers]]
+                    first = prompt.last[[answer[0] for answer in answers]]
                     chosen = first_choices(first, k).tolist()
-                scores.append(self._log_probs(row, answers, chosen, length_normalized))
+                found = [float("-inf")] * len(answers)
+                for i, score in self.continuations.score(prompt, answers, chosen):
+                    found[i] = score / (len(answers[i]) + 1) if length_normalized else score
+                scores.append(found)
         return scores
-
-    def _log_probs(
-        self, prompt: Encoded, answers: Sequence[list[int]], chosen: Sequence[int], normalized: bool
-    ) -> list[float]:
-        found = [float("-inf")] * len(answers)
-        start = prompt["input_ids"].shape[1]
-        for at in range(0, len(chosen), CHUNK):
-            part = chosen[at : at + CHUNK]
-            full = [[*answers[i], self.end_id] for i in part]
-            inputs = self._to_device(self._together([self._followed(prompt, answer) for answer in full], left=False))
-            log_probs = self.base_model(**inputs, use_cache=False).logits.float().log_softmax(-1)
-            for row, (i, answer) in enumerate(zip(part, full, strict=True)):
-                steps = torch.arange(start - 1, start - 1 + len(answer), device=log_probs.device)
-                total = float(log_probs[row, steps, torch.tensor(answer, device=log_probs.device)].sum())
-                found[i] = total / len(answer) if normalized else total
-        return found
 
     def _encode(self, image: Image.Image | Picture, prompt: str) -> Encoded:
         """What the processor makes of one picture and one text: fields with one row, not padded."""
@@ -265,26 +255,27 @@ class ImageTextBackbone(Backbone):
                 f"'{self.name}' reads {self.max_length} (max_length). Ask for fewer new tokens or shorter prompts."
             )
 
-    def _followed(self, prompt: Encoded, answer: Sequence[int]) -> Encoded:
+    def followed(self, prompt: Encoded, answer: Sequence[int]) -> Encoded:
         """The prompt with the answer's tokens behind it, in every field that has one entry per token."""
         found = dict(prompt)
         for key in _PER_TOKEN.keys() & prompt.keys():
-            more = torch.tensor([answer]) if key == "input_ids" else torch.full((1, len(answer)), self._entry(key))
+            more = torch.tensor([answer]) if key == "input_ids" else torch.full((1, len(answer)), self.entry(key))
             found[key] = torch.cat([prompt[key], more.to(prompt[key].dtype)], dim=1)
         return found
 
-    def _entry(self, key: str) -> int:
+    def entry(self, key: str) -> int:
+        """What a field with one entry per token holds for a token of an answer."""
         default = _PER_TOKEN[key]
         return _ANSWER_TYPES.get(self.kind, 0) if key == "token_type_ids" else int(default or 0)
 
-    def _together(self, rows: Sequence[Encoded], *, left: bool) -> Encoded:
+    def together(self, rows: Sequence[Encoded], *, left: bool) -> Encoded:
         """Rows as one batch: fields per token padded on one side, pictures behind each other."""
         width = max(row["input_ids"].shape[1] for row in rows)
         batch = {}
         for key in rows[0]:
             values = [row[key] for row in rows]
             if key in _PER_TOKEN:
-                fill = {"input_ids": self.pad_id, "attention_mask": 0}.get(key, self._entry(key))
+                fill = {"input_ids": self.pad_id, "attention_mask": 0}.get(key, self.entry(key))
                 gaps = [width - value.shape[1] for value in values]
                 values = [
                     nn.functional.pad(value, (gap, 0) if left else (0, gap), value=fill)
@@ -293,7 +284,8 @@ class ImageTextBackbone(Backbone):
             batch[key] = torch.cat(_same_shape(values))
         return batch
 
-    def _to_device(self, batch: Encoded) -> Encoded:
+    def to_device(self, batch: Encoded) -> Encoded:
+        """The batch where the model is, numbers in its precision."""
         dtype = next(p.dtype for p in self.base_model.parameters() if p.is_floating_point())
         return {
             key: value.to(self.device, dtype if value.is_floating_point() else value.dtype)

@@ -1,0 +1,134 @@
+"""Log-likelihood of answers behind a prompt, for any decoder-only model: picture and prompt are read once.
+
+What the decoder remembers of a prompt, its cache, is copied for every pass of answers. Whether a model can go on from
+there is tried with the first answer, which is also scored in a pass of its own: of dozens of families, each with its
+own rules for positions and masks, some cannot, and a wrong score would look like a right one.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+
+from padapter.backbones.sequences import pad_right
+
+if TYPE_CHECKING:
+    from padapter.backbones.image_text import Encoded, ImageTextBackbone
+
+logger = logging.getLogger(__name__)
+
+CHUNK = 16
+"""Answers scored in one forward pass."""
+
+
+class Prompt(NamedTuple):
+    """A prompt that has been read; P tokens.
+
+    Attributes:
+        fields: what the processor made of it, one row.
+        last: (V,) log-probabilities of the token behind it.
+        memory: the decoder's cache.
+        mask: (1, P) attention mask of what it remembers.
+        decoder: reads what follows.
+    """
+
+    fields: Encoded
+    last: torch.Tensor
+    memory: Any
+    mask: torch.Tensor
+    decoder: Any
+
+
+class Continuations:
+    """Scores answers for one backbone.
+
+    Args:
+        backbone: the model with its processor.
+
+    Attributes:
+        remembers: whether answers are read behind a remembered prompt; None until one has been.
+    """
+
+    def __init__(self, backbone: ImageTextBackbone) -> None:
+        self.backbone = backbone
+        self.remembers: bool | None = None
+
+    def read(self, row: Encoded) -> Prompt:
+        """Read a prompt, and keep what the decoder remembers of it."""
+        inputs, decoder = self.backbone.to_device(row), self.backbone.base_model
+        output = decoder(**inputs, use_cache=True)
+        last = output.logits[0, -1].float().log_softmax(-1)
+        if "language_model_outputs" in output:  # BLIP-2: a whole language model, which the outer one only feeds
+            output, decoder = output.language_model_outputs, decoder.language_model
+        return Prompt(row, last, getattr(output, "past_key_values", None), inputs["attention_mask"], decoder)
+
+    def score(self, prompt: Prompt, answers: Sequence[list[int]], chosen: Sequence[int]) -> Iterator[tuple[int, float]]:
+        """Yield the log-probability of every chosen answer and its end token; answers of like length share a pass.
+
+        Args:
+            prompt: what they follow.
+            answers: token ids without the end token.
+            chosen: indices of those to score.
+
+        Yields:
+            Index and log-probability.
+        """
+        order = sorted(chosen, key=lambda i: len(answers[i]))
+        if self.remembers is None:
+            self.remembers = self._tried(prompt, [[*answers[order[0]], self.backbone.end_id]])
+        score = self._behind if self.remembers else self._whole
+        for at in range(0, len(order), CHUNK):
+            part = order[at : at + CHUNK]
+            yield from zip(part, score(prompt, [[*answers[i], self.backbone.end_id] for i in part]), strict=True)
+
+    def _tried(self, prompt: Prompt, answer: list[list[int]]) -> bool:
+        (expected,) = self._whole(prompt, answer)
+        try:
+            (found,) = self._behind(prompt, answer)
+        except (AttributeError, TypeError, ValueError, RuntimeError, IndexError) as error:
+            found, why = float("nan"), f"{type(error).__name__}: {error}"
+        else:
+            why = f"an answer scores {found:.4f} behind what is remembered and {expected:.4f} in a pass of its own"
+        # Other shapes are computed by other kernels, which round otherwise.
+        exact = self.backbone.base_model.dtype == torch.float32
+        absolute, relative = (1e-3, 1e-4) if exact else (0.05, 0.02)
+        same = abs(found - expected) <= absolute + relative * abs(expected)
+        if not same:
+            logger.warning("'%s' reads picture and prompt anew for every candidate (%s)", self.backbone.name, why)
+        return same
+
+    def _behind(self, prompt: Prompt, answers: Sequence[list[int]]) -> list[float]:
+        """Read answers behind what the decoder remembers; their first token is already foreseen."""
+        memory, device = copy.deepcopy(prompt.memory), self.backbone.device
+        memory.batch_repeat_interleave(len(answers))
+        ids = pad_right([answer[:-1] for answer in answers], self.backbone.pad_id).to(device)
+        mask = pad_right([[1] * (len(answer) - 1) for answer in answers], 0).to(device)
+        inputs = {"attention_mask": torch.cat([prompt.mask.expand(len(answers), -1), mask.to(prompt.mask.dtype)], 1)}
+        if "token_type_ids" in prompt.fields:
+            inputs["token_type_ids"] = torch.full_like(ids, self.backbone.entry("token_type_ids"))
+        deltas = getattr(getattr(prompt.decoder, "model", None), "rope_deltas", None)
+        if deltas is not None:  # Qwen2-VL: a picture takes fewer positions than tokens
+            at = torch.arange(ids.shape[1], device=device) + prompt.mask.shape[1] + deltas[:1]
+            inputs["position_ids"] = at.expand(3, len(answers), -1)
+        output = prompt.decoder(input_ids=ids, past_key_values=memory, use_cache=True, **inputs)
+        log_probs = output.logits.float().log_softmax(-1)
+        labels = pad_right([answer[1:] for answer in answers], 0).to(device)
+        rest = log_probs.gather(2, labels.unsqueeze(2)).squeeze(2).masked_fill(mask == 0, 0.0).sum(1)
+        first = prompt.last[[answer[0] for answer in answers]]
+        return [float(score) for score in first + rest]
+
+    def _whole(self, prompt: Prompt, answers: Sequence[list[int]]) -> list[float]:
+        """Read picture, prompt and answer in one pass."""
+        start = prompt.fields["input_ids"].shape[1]
+        rows = [self.backbone.followed(prompt.fields, answer) for answer in answers]
+        inputs = self.backbone.to_device(self.backbone.together(rows, left=False))
+        log_probs = self.backbone.base_model(**inputs, use_cache=False).logits.float().log_softmax(-1)
+        found = []
+        for row, answer in enumerate(answers):
+            steps = torch.arange(start - 1, start - 1 + len(answer), device=log_probs.device)
+            found.append(float(log_probs[row, steps, torch.tensor(answer, device=log_probs.device)].sum()))
+        return found
