@@ -64,8 +64,8 @@ def score_captions(
         Corpus and per image scores.
 
     Raises:
-        UserError: Different ids on the two sides, an image without references, a missing extra or Java, or a Java that
-            failed.
+        UserError: Different ids on the two sides, an image without references, no words in any reference, a missing
+            extra or Java, or a Java that failed.
     """
     require_same_ids(predictions.keys(), references.keys())
     bare = [key for key, captions in references.items() if not captions]
@@ -80,6 +80,11 @@ def score_captions(
     )
     predicted = {key: [next(tokens)] for key in ids}
     expected = {key: [next(tokens) for _ in references[key]] for key in ids}
+
+    if not any(caption for captions in expected.values() for caption in captions):
+        raise UserError(
+            f"None of the references of {len(ids)} images has a word; the first is {references[ids[0]][0]!r}."
+        )
 
     corpus: dict[str, float] = {}
     per_image: dict[str, dict[str, float]] = {key: {} for key in ids}

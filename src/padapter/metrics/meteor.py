@@ -106,15 +106,14 @@ class Meteor:
         watchdog = threading.Timer(self._patience, give_up)
         watchdog.daemon = True
         watchdog.start()
-        lines: list[bytes] = []
         try:
             stdin, stdout = self._process.stdin, self._process.stdout
             if stdin is None or stdout is None:
                 raise RuntimeError("the process was started without pipes")
-            with suppress(OSError):
+            with suppress(OSError):  # it has ended; what it said before is read all the same
                 stdin.write(f"{line}\n".encode("utf-8", "replace"))
                 stdin.flush()
-                lines = [stdout.readline() for _ in range(answers)]
+            lines = [stdout.readline() for _ in range(answers)]
         finally:
             watchdog.cancel()
         texts = [line.decode("utf-8", "replace").strip() for line in lines]
@@ -124,21 +123,22 @@ class Meteor:
         return texts
 
     def _failure(self, expired: bool, answered: Sequence[str]) -> UserError:
+        code: int | None = None
         with suppress(subprocess.TimeoutExpired):
-            self._process.wait(timeout=5)  # its own exit code says more than ours for ending it
-        self._process.kill()
-        code = self._process.wait()
+            code = self._process.wait(timeout=2)
         self._complaints.seek(0)
         said = "\n".join([*filter(None, answered), self._complaints.read().decode("utf-8", "replace")]).strip()
         self.close()
-        if expired:
+        if expired:  # then the exit code is that of our ending it
             reason = f"gave no answer for {self._patience:g} seconds and was ended"
         elif any(sign in said for sign in _OUT_OF_MEMORY):
             reason = f"ran out of memory: it may use {self._heap} of heap"
         elif code in _KILLED:
             reason = f"was killed; if that was for want of memory, it may use {self._heap} of heap"
-        else:
+        elif code is not None:
             reason = f"ended (exit code {code})"
+        else:
+            reason = "gave an answer that is no score, and was ended"
         last_words = " / ".join(said.splitlines()[-3:]) or "nothing"
         return UserError(
             f"METEOR {reason}. Java said: {last_words}. The other caption scores do not need it: --no-meteor "
