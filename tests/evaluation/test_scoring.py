@@ -55,6 +55,19 @@ def test_meteor_is_a_score_of_captions(task):
         with_scoring(task, scoring(meteor=True))
 
 
+def test_what_is_missing_for_scoring_is_named_before_anything_is_done(monkeypatch):
+    def missing():
+        raise UserError("no Java")
+
+    monkeypatch.setattr("padapter.metrics.caption.find_java", missing)
+    for options in (scoring(), scoring(meteor=False), training(eval="d")):
+        with pytest.raises(UserError, match="no Java"):
+            with_scoring(CAPTION, options)
+    for options in (training(), PredictOptions(run="r", data="d")):
+        with_scoring(CAPTION, options)
+    with_scoring(VQA, scoring())
+
+
 @pytest.mark.parametrize("given", [{"rule": "vizwiz-released"}, {"meteor": True}, {"meteor": False}])
 def test_predict_scores_nothing(given):
     with pytest.raises(UserError, match=f"^--{next(iter(given))}: `predict` scores nothing"):

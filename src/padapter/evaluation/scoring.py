@@ -22,8 +22,16 @@ def with_scoring(task: Task, options: InferenceOptions, trained: TrainOptions | 
         only where it was asked for.
 
     Raises:
-        UserError: naming ``--rule`` or ``--meteor``: the task has no such rule, or no METEOR.
+        UserError: naming ``--rule`` or ``--meteor``: the task has no such rule, or no METEOR; or the command is going
+            to score, and something that scoring needs is not installed.
     """
+    scored = _scored(task, options, trained)
+    if isinstance(options, EvalOptions) or (isinstance(options, TrainOptions) and options.eval is not None):
+        scored.check_scoring()
+    return scored
+
+
+def _scored(task: Task, options: InferenceOptions, trained: TrainOptions | None) -> Task:
     rule, meteor = options.rule, options.meteor
     if trained is not None:
         rule = trained.rule if rule is None else rule

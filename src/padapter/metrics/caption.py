@@ -104,6 +104,17 @@ def score_captions(
     return CaptionScores(corpus, per_image)
 
 
+def check_caption_scoring() -> None:
+    """Raise at once what :func:`score_captions` would raise for want of a package or of Java.
+
+    Raises:
+        UserError: The extra or Java is missing.
+    """
+    _scorers()
+    tokeniser_module()
+    find_java()
+
+
 def tokenise_captions(captions: Sequence[str], *, java: str | Path | None = None) -> list[str]:
     """Tokenise as the COCO caption evaluation does: Stanford PTB tokens, lower-case, without punctuation tokens.
 

@@ -92,6 +92,13 @@ class Task(ABC):
     def candidates(self, rows: Iterable[Row]) -> list[str] | None:
         """The closed set of answers to rank, from training rows; None if the task has none."""
 
+    def check_scoring(self) -> None:  # noqa: B027 (most tasks need nothing)
+        """Raise at once what :meth:`score` would raise after hours of answering, for want of a package or a program.
+
+        Raises:
+            UserError: Something that scoring needs is missing.
+        """
+
     @abstractmethod
     def score(self, predictions: Sequence[Prediction], rows: Iterable[Row]) -> Scores:
         """Score predictions against rows; repeats of an id (padding of a sampler) count once.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from padapter.data.schema import Field
-from padapter.metrics.caption import CAPTION_RULE, score_captions
+from padapter.metrics.caption import CAPTION_RULE, check_caption_scoring, score_captions
 from padapter.tasks.base import GenerationDefaults, Prediction, Row, Scores, Task, by_id, iterate_texts
 from padapter.tasks.text import clean_caption
 
@@ -51,6 +51,10 @@ class CaptionTask(Task):
     def candidates(self, rows: Iterable[Row]) -> None:
         """Captions are not ranked."""
         return
+
+    def check_scoring(self) -> None:
+        """The packages of the caption evaluation, and Java."""
+        check_caption_scoring()
 
     def score(self, predictions: Sequence[Prediction], rows: Iterable[Row]) -> Scores:
         """BLEU-1..4, METEOR if it is wanted, ROUGE-L and CIDEr on PTB tokens; per item: CIDEr."""
