@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, f1_score
 
@@ -30,6 +30,7 @@ def test_the_recorded_values():
 PAIRS = st.lists(st.tuples(st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0]), st.booleans()), min_size=1, max_size=30)
 
 
+@settings(max_examples=40)
 @given(PAIRS, st.data())
 def test_agrees_with_scikit_learn_in_any_order(pairs, data):
     pairs = [*pairs, (0.25, False)]

@@ -4,7 +4,7 @@ from dataclasses import astuple
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
@@ -41,6 +41,7 @@ LABELS = st.sampled_from(["entailment", "neutral", "contradiction", "not sure"])
 
 
 @pytest.mark.filterwarnings("ignore:A single label was found:UserWarning")
+@settings(max_examples=40)
 @given(st.lists(st.tuples(LABELS, LABELS), min_size=1, max_size=30), st.data())
 def test_agrees_with_scikit_learn_in_any_order(pairs, data):
     gold, said = [list(column) for column in zip(*pairs, strict=True)]
