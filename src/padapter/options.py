@@ -55,6 +55,12 @@ class InferenceOptions:
         metavar="TEMPLATE",
         help="Prompt with a place for {question} or {hypothesis}. (default: the task's own)",
     )
+    rule: str | None = option(
+        None, metavar="NAME", help="Rule that scores; an unknown one lists them all. (default: chosen from the data)"
+    )
+    meteor: bool | None = option(
+        None, help="METEOR of captions: 12 seconds and 1 GB more per scoring. (default: `eval` yes, `train` no)"
+    )
     precision: str = option(
         "fp32",
         choices=PRECISIONS,
@@ -236,6 +242,9 @@ class PredictOptions(SourceOptions):
             raise refuse("--image", "give either --image FILE (with --text) or --data DATA")
         if self.data is not None and self.text is not None:
             raise refuse("--text", "belongs to --image; rows of --data bring their own")
+        for flag, given in (("--rule", self.rule), ("--meteor", self.meteor)):
+            if given is not None:
+                raise refuse(flag, "`predict` scores nothing; `eval` does")
 
 
 @dataclass(kw_only=True)

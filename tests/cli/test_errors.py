@@ -52,6 +52,14 @@ def run(model, data, tmp_path_factory):
     return Path(options.output)
 
 
+def test_an_unknown_rule_lists_the_rules(refused, train_words, run, data):
+    expected = "--rule: 'strict' is no rule of task 'vqa'; there are: vqa-official-2021, vqa-official-pre-2021, exact-"
+    assert expected in refused(*train_words(rule="strict"))
+    assert expected in refused("eval", "--run", run, "--data", data["vqa"], "--rule", "strict")
+    words = ["--model", "m", "--task", "entailment", "--data", data["entailment"], "--rule", "vizwiz-released"]
+    assert "is no rule of task 'entailment'; there are: label-accuracy." in refused("eval", *words)
+
+
 def test_wrong_data_path(refused, train_words, data):
     assert "trian.jsonl: no such file or folder. Did you mean train.jsonl" in refused(
         *train_words(train=f"{data['vqa']}/trian.jsonl")

@@ -191,6 +191,7 @@ def test_the_best_rate_is_chosen_and_of_equals_the_smallest(tmp_path):
         ('lora: "lora:r=4"', 'lora: "lora:r"', r"expected NAME=VALUE"),
         ('lora: "lora:r=4"', 'lo--ra: "lora:r=4"', r"methods: 'lo--ra' cannot be a file's name"),
         ('lora: "lora:r=4"', "lora: {eval_split: validation}", r"lora: 'eval_split' belongs to the benchmark"),
+        ('lora: "lora:r=4"', "lora: {rule: label-accuracy}", r"lora: 'rule' belongs to the benchmark"),
         ("benchmarks: {snli: {learning_rate: 0.5}}", "benchmarks: {snli: {train: B}}", r"'train' belongs to the bench"),
         ("seed: 9", "seed: 9, eval_split: test", r"tune: 'eval_split' belongs to the benchmark"),
         ("{p: [1.5, 2.5], mu", "{activation: [a/b], mu", r"'p-adapter\[activation=a/b,mu=0\]' cannot be a file's name"),

@@ -4,7 +4,7 @@ import json
 import os
 import sys
 import unicodedata
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import datasets
 import pytest
@@ -278,3 +278,21 @@ def test_a_file_without_rows(tmp_path):
     assert problems(check_data(str(path), VQA)) == [(None, None, "has no rows")]
     with pytest.raises(UserError, match="has no rows"):
         load_data(str(path), VQA)
+
+
+def test_flags_are_a_column_of_booleans_where_any_row_has_one(tmp_path):
+    rows = [vqa_row(id=1, answerable=0), vqa_row(id=2, answerable="1"), vqa_row(id=3)]
+    assert load_data(str(vqa_file(tmp_path / "x", *rows)), VQA).dataset["answerable"][:] == [False, True, None]
+    assert "answerable" not in load_data(str(vqa_file(tmp_path / "y", rows[2])), VQA).dataset.column_names
+
+
+def test_a_new_optional_field_changes_no_fingerprint(tmp_path):
+    @dataclass
+    class Older:
+        name = "vqa"
+        fields = tuple(field for field in VQA.fields if field.name != "answerable")
+
+    path = str(vqa_file(tmp_path / "x", vqa_row()))
+    assert load_data(path, VQA).fingerprint == load_data(path, Older()).fingerprint
+    flagged = str(vqa_file(tmp_path / "y", vqa_row(answerable=False)))
+    assert load_data(flagged, VQA).fingerprint != load_data(flagged, Older()).fingerprint

@@ -39,6 +39,20 @@ def test_answers_that_are_none(answer):
     assert set(faults(VQA, question="What?", answers=answer)) == {"answers|answer"}
 
 
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(True, True), (1, True), ("1", True), ("True ", True), (False, False), (0, False), ("0", False), (None, None)],
+)
+def test_flags(value, expected):
+    assert parse(VQA, question="What?", answer="x", answerable=value).values["answerable"] is expected
+
+
+@pytest.mark.parametrize("value", [2, "yes", " ", 0.5, float("nan"), [1], {}])
+def test_flags_that_are_none(value):
+    fault = faults(VQA, question="What?", answer="x", answerable=value)["answerable"]
+    assert "expected true or false, or 1 or 0" in fault
+
+
 def test_messages_say_what_was_found():
     assert "NaN" in faults(VQA, question="What?", answer=float("nan"))["answers|answer"]
     assert 'write "yes"/"no"' in faults(VQA, question="What?", answer=True)["answers|answer"]

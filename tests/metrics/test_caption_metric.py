@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from padapter.errors import UserError
 from padapter.metrics import CAPTION_RULE, score_captions
@@ -22,13 +24,14 @@ NAMES = {
     "rouge_l": "ROUGE_L",
     "cider": "CIDEr",
 }
+SETS = [("system", 45), ("human", 60), ("one_image", 1), ("edge", 9)]
 
 
 def load(name: str):
     return json.loads((GOLDEN / f"captions_{name}.json").read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize(("name", "count"), [("system", 45), ("human", 60), ("one_image", 1), ("edge", 9)])
+@pytest.mark.parametrize(("name", "count"), SETS)
 def test_recorded_scores(name, count):
     recorded = load(name)
     assert len(recorded["images"]) == count
@@ -45,10 +48,41 @@ def test_recorded_scores(name, count):
 
 
 def test_recorded_tokens():
-    images = [image for name in ("system", "edge") for image in load(name)["images"]]
+    images = [image for name, _ in SETS for image in load(name)["images"]]
     texts = [text for _, references, prediction, *_ in images for text in (*references, prediction)]
     tokens = [text for *_, references, prediction, _ in images for text in (*references, prediction)]
     assert tokenise_captions(texts) == tokens
+
+
+WORDS = st.sampled_from(["a", "dog", "Two", "caf\u00e9", "\u732b", "|||", "..", "", "\U0001f600", "don't"])
+CAPTIONS = st.lists(WORDS, max_size=6).map(" ".join)
+IMAGES = st.lists(st.tuples(CAPTIONS, st.lists(CAPTIONS, min_size=1, max_size=3)), min_size=1, max_size=5)
+
+
+@pytest.fixture
+def words_as_tokens(monkeypatch):
+    """No Java: words are tokens."""
+    monkeypatch.setattr(caption_module, "tokenise_captions", lambda texts, java: [" ".join(t.split()) for t in texts])
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(images=IMAGES, data=st.data())
+def test_scores_lie_in_their_ranges_and_the_order_of_images_and_references_is_nothing(words_as_tokens, images, data):
+    images = [*images, ("a dog", ["the dog"])]
+    scores = score_captions(
+        {str(n): said for n, (said, _) in enumerate(images)}, {str(n): given for n, (_, given) in enumerate(images)}
+    )
+    for values in (scores.corpus, *scores.per_image.values()):
+        assert set(values) == set(NAMES)
+        assert all(0 <= value <= (10 if name == "cider" else 1) + 1e-9 for name, value in values.items())
+    order = data.draw(st.permutations(range(len(images))))
+    again = score_captions(
+        {str(n): images[n][0] for n in reversed(order)},
+        {str(n): data.draw(st.permutations(images[n][1])) for n in order},
+    )
+    assert again.corpus == pytest.approx(scores.corpus, abs=1e-9)
+    for key, values in scores.per_image.items():
+        assert again.per_image[key] == pytest.approx(values, abs=1e-9)
 
 
 def test_line_separators_shift_nothing():
@@ -92,6 +126,11 @@ def test_nothing_is_written_into_the_installed_package():
 def test_refuses_before_scoring(predictions, references, words):
     with pytest.raises(UserError, match=words):
         score_captions(predictions, references)
+
+
+def test_refuses_references_that_have_no_words():
+    with pytest.raises(UserError, match=r"None of the references of 2 images has a word; the first is '\.\.\.'"):
+        score_captions({"1": "a dog", "2": "a cat"}, {"1": ["..."], "2": ["\U0001f600", "?"]})
 
 
 def without(monkeypatch, prefix):

@@ -33,7 +33,8 @@ def test_every_task_keeps_the_interface(name):
     scores = task.score([Prediction("1", task.targets(row)[0][0])], [row])
     assert task.primary_metric in scores.metrics
     assert set(scores.per_item) == {"1"}
-    assert scores.rule
+    assert scores.rule in task.rules
+    assert replace(task, rule=scores.rule).score([Prediction("1", task.targets(row)[0][0])], [row]) == scores
 
 
 def test_the_registry():
@@ -84,6 +85,53 @@ def test_vqa_scores_with_groups_and_the_rule_of_the_data():
     assert VQA.score([Prediction("1", "red")], ten).metrics["accuracy"] == pytest.approx(0.9)
 
 
+def test_vqa_is_scored_by_the_rule_that_is_named():
+    rows = [{"id": "1", "answers": ["red"] * 3 + ["blue"] * 7}, {"id": "2", "answers": ["yes"] * 10}]
+    said = [Prediction("1", "red"), Prediction("2", "Yes")]
+    accuracy = {}
+    for rule in VqaTask.rules:
+        scores = replace(VQA, rule=rule).score(said, rows)
+        assert scores.rule == rule
+        accuracy[rule] = scores.metrics["accuracy"]
+    assert accuracy == pytest.approx(
+        {
+            "vqa-official-2021": 0.45,
+            "vqa-official-pre-2021": 0.95,
+            "exact-match-normalised": 1,
+            "vizwiz-released": 1,
+            "vizwiz-leave-one-out": 0.95,
+        }
+    )
+
+
+@pytest.mark.parametrize("task", [VQA, ENTAILMENT, CAPTION])
+def test_a_rule_of_another_task_is_refused(task):
+    with pytest.raises(UserError, match=f"'strict' is no rule of task '{task.name}'; there are: {task.rules[0]}"):
+        replace(task, rule="strict")
+    others = {rule for name, other in TASKS.items() if name != task.name for rule in other.rules}
+    for rule in others:
+        with pytest.raises(UserError, match="is no rule of task"):
+            replace(task, rule=rule)
+
+
+def test_unanswerable_questions_are_found():
+    rows = [
+        {"id": "1", "answers": ["red"], "answerable": True},
+        {"id": "2", "answers": ["unanswerable"], "answerable": False},
+        {"id": "3", "answers": ["unsuitable"], "answerable": False},
+        {"id": "4", "answers": ["blue"], "answerable": None},
+    ]
+    said = [Prediction(str(n), text) for n, text in enumerate(["Unanswerable.", "unanswerable", "red", "x"], 1)]
+    metrics = VQA.score(said, rows).metrics
+    assert metrics["unanswerable_ap"] == pytest.approx(0.5 * 1 / 2 + 0.5 * 2 / 3)
+    assert metrics["unanswerable_f1"] == pytest.approx(2 / 4)
+    ranked = [replace(said[0], scores={"unanswerable": -2.0, "red": -2.5}), *said[1:]]
+    metrics = VQA.score(ranked, rows).metrics
+    assert metrics["unanswerable_ap"] == pytest.approx(0.5 * 1 + 0.5 * 2 / 3)
+    assert metrics["unanswerable_f1"] == pytest.approx(2 / 4)
+    assert "unanswerable_ap" not in VQA.score(said[:1] + said[3:], rows[:1] + rows[3:]).metrics
+
+
 @pytest.mark.parametrize(
     ("hypothesis", "prompt"),
     [
@@ -120,6 +168,7 @@ def test_entailment_scores_by_label_name():
     assert scores.per_item == {"0": 1, "1": 1, "2": 1, "3": 0}
     assert scores.metrics["accuracy"] == 0.75
     assert scores.metrics["accuracy[label=neutral]"] == 0.5
+    assert scores.details["per_class"]["neutral"] == {"precision": 1, "recall": 0.5, "f1": 2 / 3, "count": 2}
     assert scores.details["confusion"]["neutral"] == {"entailment": 0, "neutral": 1, "not-sure": 0, "contradiction": 1}
 
 
@@ -144,6 +193,17 @@ def test_caption_scores():
     assert scores.per_item["1"] > 5 > scores.per_item["2"]
     assert scores.metrics["cider"] == pytest.approx(sum(scores.per_item.values()) / 2)
     assert set(scores.metrics) == {"bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "cider"}
+
+
+def test_meteor_is_computed_only_where_it_is_wanted(monkeypatch):
+    class Unwanted:
+        def __init__(self, **arguments):
+            raise RuntimeError("started")
+
+    monkeypatch.setattr("padapter.metrics.caption.Meteor", Unwanted)
+    CAPTION.score([Prediction("1", "a cat")], [ROWS["caption"]])
+    with pytest.raises(RuntimeError, match="started"):
+        replace(CAPTION, meteor=True).score([Prediction("1", "a cat")], [ROWS["caption"]])
 
 
 @pytest.mark.parametrize("name", list(TASKS))

@@ -109,6 +109,7 @@ def _build(source: Source, fields: Sequence[Field], examples: Sequence[Example])
     import datasets
 
     text = datasets.Value("string")
+    kinds = {"texts": datasets.List(text), "flag": datasets.Value("bool")}
     columns: dict[str, list[object]] = {"id": [example.id for example in examples]}
     features = {"id": text}
     for spec in fields:
@@ -116,7 +117,7 @@ def _build(source: Source, fields: Sequence[Field], examples: Sequence[Example])
         if not spec.required and all(value is None for value in values):
             continue
         columns[spec.name] = values
-        features[spec.name] = datasets.List(text) if spec.kind == "texts" else text
+        features[spec.name] = kinds.get(spec.kind, text)
     table = datasets.Dataset.from_dict(columns, features=datasets.Features(features))
     return source.images.attach(table, [example.image for example in examples])
 
@@ -127,6 +128,8 @@ def _fingerprint(source: Source, task: str, examples: Sequence[Example]) -> str:
     for example in examples:
         if example.image not in stamps:
             stamps[example.image] = source.images.stamp(example.image)
-        content = [example.id, example.image, stamps[example.image], example.values]
+        # What a row lacks is left out, so that a new optional field changes no fingerprint.
+        there = {name: value for name, value in example.values.items() if value is not None}
+        content = [example.id, example.image, stamps[example.image], there]
         digest.update(json.dumps(content, sort_keys=True, ensure_ascii=True).encode())
     return digest.hexdigest()[:16]

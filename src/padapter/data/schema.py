@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from padapter.errors import UserError
 
-Kind = Literal["text", "texts", "label"]
+Kind = Literal["text", "texts", "label", "flag"]
 
 #: The gold label of SNLI for "no majority": such rows are dropped and counted, never a class.
 NO_LABEL = "-"
@@ -30,7 +30,8 @@ class Field:
 
     Attributes:
         name: The column in memory, and its first name on disk.
-        kind: ``text`` (one text), ``texts`` (a list of texts; on disk a single text will do) or ``label``.
+        kind: ``text`` (one text), ``texts`` (a list of texts; on disk a single text will do), ``label`` or ``flag``
+            (a boolean; on disk also 0 and 1, and each as text).
         alias: A second name accepted on disk.
         required: Without it a row cannot be used; otherwise it becomes None.
         words: At least one character must be more than punctuation or white space.
@@ -209,8 +210,17 @@ def _parse_label(spec: Field, value: Any, notes: list[str]) -> str:
     return label
 
 
+def _parse_flag(spec: Field, value: Any, notes: list[str]) -> bool:
+    word = str(value).strip().lower() if isinstance(value, (bool, int, str)) else ""
+    if word not in _FLAGS:
+        raise FieldError(f"is {describe(value)}; expected true or false, or 1 or 0")
+    return _FLAGS[word]
+
+
+_FLAGS = {"true": True, "1": True, "false": False, "0": False}
 _PARSERS: dict[str, Callable[[Field, Any, list[str]], Any]] = {
     "text": _parse_text,
     "texts": _parse_texts,
     "label": _parse_label,
+    "flag": _parse_flag,
 }

@@ -13,6 +13,7 @@ from padapter.cache import cache_folder
 from padapter.errors import UserError
 from padapter.evaluation.files import read_json
 from padapter.evaluation.predict import Asking, resolve_asking, with_prompt
+from padapter.evaluation.scoring import with_scoring
 from padapter.methods import Method, get_method, method_of
 from padapter.options import SourceOptions, TrainOptions, options_from
 from padapter.tasks import Task, get_task
@@ -175,7 +176,7 @@ def _from_run(options: SourceOptions, run: Path) -> Source:
         command = f"padapter train --resume --output {run}"
         raise UserError(f"--run: {run} holds no {weights.name}; its training did not finish. Continue with: {command}")
     prompt = options.prompt if options.prompt is not None else trained.prompt
-    task = with_prompt(get_task(trained.task), prompt)
+    task = with_scoring(with_prompt(get_task(trained.task), prompt), options, trained)
     inference = options.inference or trained.inference
     generates = inference != "rank"
     filled = replace(
@@ -200,7 +201,7 @@ def _from_run(options: SourceOptions, run: Path) -> Source:
 
 
 def _from_model(options: SourceOptions) -> Source:
-    task = with_prompt(get_task(str(options.task)), options.prompt)
+    task = with_scoring(with_prompt(get_task(str(options.task)), options.prompt), options)
     weights = Path(options.adapter) if options.adapter is not None else None
     return Source(
         str(options.model),

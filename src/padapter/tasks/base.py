@@ -46,7 +46,7 @@ class Scores:
         metrics: Score by name; the task's ``primary_metric`` is among them.
         rule: The rule that gave them.
         per_item: Score of each row by id.
-        details: Counts that are no scores, such as a confusion matrix.
+        details: What stands behind the scores: a confusion matrix, precision and recall of each class.
     """
 
     metrics: dict[str, float]
@@ -56,16 +56,29 @@ class Scores:
 
 
 class Task(ABC):
-    """One task. Tasks are frozen dataclasses: change an option with ``dataclasses.replace``."""
+    """One task. Tasks are frozen dataclasses: change an option with ``dataclasses.replace``.
+
+    Every task has the option ``rule``: the name of the rule that scores, or None for the task's own choice.
+
+    Raises:
+        UserError: ``rule`` is none of the task's ``rules``.
+    """
 
     name: ClassVar[str]
     summary: ClassVar[str]
     fields: ClassVar[tuple[Field, ...]]
     primary_metric: ClassVar[str]
+    #: Names of the rules that can score this task.
+    rules: ClassVar[tuple[str, ...]]
+    rule: str | None = None  # a dataclass field of each task
     #: "sequence": weighted sums of token losses per sequence, over images; "token": mean over tokens.
     loss_reduction: ClassVar[Literal["sequence", "token"]]
     generation: ClassVar[GenerationDefaults]
     default_inference: ClassVar[Literal["generate", "rank"]]
+
+    def __post_init__(self) -> None:
+        if self.rule is not None and self.rule not in self.rules:
+            raise UserError(f"{self.rule!r} is no rule of task {self.name!r}; there are: {', '.join(self.rules)}.")
 
     @abstractmethod
     def prompt(self, row: Row) -> str:
@@ -79,6 +92,13 @@ class Task(ABC):
     def candidates(self, rows: Iterable[Row]) -> list[str] | None:
         """The closed set of answers to rank, from training rows; None if the task has none."""
 
+    def check_scoring(self) -> None:  # noqa: B027 (most tasks need nothing)
+        """Raise at once what :meth:`score` would raise after hours of answering, for want of a package or a program.
+
+        Raises:
+            UserError: Something that scoring needs is missing.
+        """
+
     @abstractmethod
     def score(self, predictions: Sequence[Prediction], rows: Iterable[Row]) -> Scores:
         """Score predictions against rows; repeats of an id (padding of a sampler) count once.
@@ -88,12 +108,17 @@ class Task(ABC):
         """
 
 
+def first_by_id(predictions: Sequence[Prediction]) -> dict[str, Prediction]:
+    """Predictions by id; the first of several for an id counts."""
+    found: dict[str, Prediction] = {}
+    for prediction in predictions:
+        found.setdefault(prediction.id, prediction)
+    return found
+
+
 def by_id(predictions: Sequence[Prediction]) -> dict[str, str]:
     """Predicted text by id; the first of several predictions for an id counts."""
-    texts: dict[str, str] = {}
-    for prediction in predictions:
-        texts.setdefault(prediction.id, prediction.text)
-    return texts
+    return {key: prediction.text for key, prediction in first_by_id(predictions).items()}
 
 
 def iterate_texts(rows: Iterable[Row]) -> Iterator[Row]:

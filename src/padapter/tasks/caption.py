@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from padapter.data.schema import Field
-from padapter.metrics.caption import score_captions
+from padapter.metrics.caption import CAPTION_RULE, check_caption_scoring, score_captions
 from padapter.tasks.base import GenerationDefaults, Prediction, Row, Scores, Task, by_id, iterate_texts
 from padapter.tasks.text import clean_caption
 
@@ -21,15 +21,20 @@ class CaptionTask(Task):
         prompt_template: The prompt: one for training, masking and generation (the authors' code trains with this
             one but masks and generates with "a picture of ").
         max_caption_words: Longer captions are cut in training; scoring uses whole references.
+        meteor: Compute METEOR too. Every scoring then starts a Java process for some twelve seconds.
+        rule: ``"coco-caption-ptb"``, the only one, or None.
     """
 
     prompt_template: str = "What does the image describe? "
     max_caption_words: int = 30
+    meteor: bool = False
+    rule: str | None = None
 
     name: ClassVar[str] = "caption"
     summary: ClassVar[str] = "describe an image"
     fields: ClassVar[tuple[Field, ...]] = (Field("captions", "texts", alias="caption"),)
     primary_metric: ClassVar[str] = "cider"
+    rules: ClassVar[tuple[str, ...]] = (CAPTION_RULE,)
     loss_reduction: ClassVar[Literal["sequence", "token"]] = "token"
     generation: ClassVar[GenerationDefaults] = GenerationDefaults(num_beams=5, max_new_tokens=40, min_new_tokens=5)
     default_inference: ClassVar[Literal["generate", "rank"]] = "generate"
@@ -47,9 +52,13 @@ class CaptionTask(Task):
         """Captions are not ranked."""
         return
 
+    def check_scoring(self) -> None:
+        """The packages of the caption evaluation, and Java."""
+        check_caption_scoring()
+
     def score(self, predictions: Sequence[Prediction], rows: Iterable[Row]) -> Scores:
-        """BLEU-1..4, ROUGE-L and CIDEr on PTB tokens; per item: CIDEr."""
+        """BLEU-1..4, METEOR if it is wanted, ROUGE-L and CIDEr on PTB tokens; per item: CIDEr."""
         references = {row["id"]: row["captions"] for row in iterate_texts(rows)}
-        scores = score_captions(by_id(predictions), references)
+        scores = score_captions(by_id(predictions), references, meteor=self.meteor)
         per_item = {key: values["cider"] for key, values in scores.per_image.items()}
         return Scores(scores.corpus, scores.rule, per_item)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import ClassVar, Literal
 
 from padapter.data.schema import Field
 from padapter.errors import UserError
-from padapter.metrics.entailment import score_entailment
+from padapter.metrics.entailment import ENTAILMENT_RULE, score_entailment
 from padapter.tasks.base import GenerationDefaults, Prediction, Row, Scores, Task, by_id, fill, iterate_texts
 from padapter.tasks.text import clean_hypothesis
 
@@ -23,6 +23,7 @@ class EntailmentTask(Task):
     Attributes:
         prompt_template: The prompt; ``{hypothesis}`` is lower-case without its final full stop.
         label_words: (label, word) for labels whose word is another.
+        rule: ``"label-accuracy"``, the only one, or None.
     """
 
     prompt_template: str = "Is it correct that {hypothesis} ? "
@@ -31,11 +32,13 @@ class EntailmentTask(Task):
         ("contradiction", "incorrect"),
         ("neutral", "ambiguous"),
     )
+    rule: str | None = None
 
     name: ClassVar[str] = "entailment"
     summary: ClassVar[str] = "judge whether a statement about an image is right"
     fields: ClassVar[tuple[Field, ...]] = (Field("hypothesis", "text"), Field("label", "label"))
     primary_metric: ClassVar[str] = "accuracy"
+    rules: ClassVar[tuple[str, ...]] = (ENTAILMENT_RULE,)
     loss_reduction: ClassVar[Literal["sequence", "token"]] = "token"
     generation: ClassVar[GenerationDefaults] = GenerationDefaults(num_beams=1, max_new_tokens=8)
     default_inference: ClassVar[Literal["generate", "rank"]] = "rank"
@@ -61,14 +64,18 @@ class EntailmentTask(Task):
         return [self.word(label) for label in labels]
 
     def score(self, predictions: Sequence[Prediction], rows: Iterable[Row]) -> Scores:
-        """Accuracy overall and per label; the confusion matrix stands in ``details``."""
+        """Accuracy overall and per label; ``details``: precision, recall, F1 per label and the confusion matrix."""
         labels = {row["id"]: row["label"] for row in iterate_texts(rows)}
         names = self._labels_by_word(sorted({*labels.values(), *dict(self.label_words)}))
         predicted = {key: names.get(_compact(text), text) for key, text in by_id(predictions).items()}
         scores = score_entailment(predicted, labels)
         metrics = {"accuracy": scores.accuracy}
-        metrics |= {f"accuracy[label={label}]": value for label, value in scores.per_class.items()}
-        return Scores(metrics, scores.rule, scores.per_item, {"confusion": scores.confusion})
+        metrics |= {f"accuracy[label={label}]": found.recall for label, found in scores.per_class.items()}
+        details = {
+            "confusion": scores.confusion,
+            "per_class": {label: asdict(found) for label, found in scores.per_class.items()},
+        }
+        return Scores(metrics, scores.rule, scores.per_item, details)
 
     def word(self, label: str) -> str:
         """What the model says for a label."""

@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from padapter.data.schema import Field
-from padapter.metrics.vqa import score_vqa, strip_answer
-from padapter.tasks.base import GenerationDefaults, Prediction, Row, Scores, Task, by_id, fill, iterate_texts
+from padapter.metrics.answerability import answerable_score, score_answerability
+from padapter.metrics.answers import strip_answer
+from padapter.metrics.vqa import group_means, score_vqa
+from padapter.metrics.vqa_rules import VQA_RULES
+from padapter.tasks.base import GenerationDefaults, Prediction, Row, Scores, Task, fill, first_by_id, iterate_texts
 from padapter.tasks.text import clean_question
 
 
@@ -20,10 +23,12 @@ class VqaTask(Task):
     Attributes:
         prompt_template: The prompt; ``{question}`` is the cleaned question.
         max_question_words: Longer questions are cut.
+        rule: How answers are compared, a name of ``padapter.metrics.VQA_RULES``; None: chosen by the number of answers.
     """
 
     prompt_template: str = "{question}"
     max_question_words: int = 20
+    rule: str | None = None
 
     name: ClassVar[str] = "vqa"
     summary: ClassVar[str] = "answer a question about an image"
@@ -32,8 +37,10 @@ class VqaTask(Task):
         Field("answers", "texts", alias="answer", words=False, keep_empty=True),
         Field("question_type", "text", required=False),
         Field("answer_type", "text", required=False),
+        Field("answerable", "flag", required=False),
     )
     primary_metric: ClassVar[str] = "accuracy"
+    rules: ClassVar[tuple[str, ...]] = tuple(VQA_RULES)
     loss_reduction: ClassVar[Literal["sequence", "token"]] = "sequence"
     generation: ClassVar[GenerationDefaults] = GenerationDefaults(num_beams=3, max_new_tokens=16)
     default_inference: ClassVar[Literal["generate", "rank"]] = "generate"
@@ -58,17 +65,25 @@ class VqaTask(Task):
         return [spelling[key] for key in sorted(totals, key=lambda key: (-totals[key], key))]
 
     def score(self, predictions: Sequence[Prediction], rows: Iterable[Row]) -> Scores:
-        """VQA accuracy by the rule that fits the number of answers, overall and per type of question and answer."""
+        """VQA accuracy by one rule, overall and per type of question and answer.
+
+        Of the rows that say whether they can be answered at all (``answerable``), also average precision and F1 of
+        the class "unanswerable", as far as the answers imply it; nothing if none of them is unanswerable.
+        """
         listed = list(iterate_texts(rows))
-        texts = by_id(predictions)
+        found = first_by_id(predictions)
         answers = {row["id"]: row["answers"] for row in listed}
-        scores = score_vqa(texts, answers)
+        scores = score_vqa({key: said.text for key, said in found.items()}, answers, rule=self.rule)
         metrics = {"accuracy": scores.accuracy}
         for column in ("answer_type", "question_type"):
             groups = {row["id"]: row[column] for row in listed if row.get(column)}
-            if groups:
-                grouped = score_vqa(texts, answers, rule=scores.rule, groups=groups).groups
-                metrics |= {f"accuracy[{column}={name}]": value for name, value in grouped.items()}
+            means = group_means(scores.per_question, groups)
+            metrics |= {f"accuracy[{column}={name}]": value for name, value in means.items()}
+        answerable = {row["id"]: row["answerable"] for row in listed if row.get("answerable") is not None}
+        if not all(answerable.values()):
+            implied = {key: answerable_score(found[key].text, found[key].scores) for key in answerable}
+            unanswerable = score_answerability(implied, answerable)
+            metrics |= {"unanswerable_ap": unanswerable.average_precision, "unanswerable_f1": unanswerable.f1}
         return Scores(metrics, scores.rule, scores.per_question)
 
 

@@ -23,6 +23,7 @@ from padapter.evaluation.evaluate import Evaluation, describe_data, evaluate
 from padapter.evaluation.files import output_problems
 from padapter.evaluation.predict import Asking, resolve_asking, with_prompt
 from padapter.evaluation.results import peak_memory, provenance, write_json, write_text
+from padapter.evaluation.scoring import with_scoring
 from padapter.evaluation.source import place, weights_folder
 from padapter.methods import Method, get_method
 from padapter.methods.base import trainable_parameters
@@ -96,7 +97,7 @@ class _Run:
 
     def __init__(self, options: TrainOptions, folder: RunFolder) -> None:
         self.folder = folder
-        self.task: Task = with_prompt(get_task(options.task), options.prompt)
+        self.task: Task = with_scoring(with_prompt(get_task(options.task), options.prompt), options)
         self.method: Method[Any] = get_method(options.method)
         self.options, self.settings = resolve(options, self.method)
         self.asking: Asking = resolve_asking(self.task, options)
