@@ -83,11 +83,7 @@ def resize_positions(blip: Any, side: int) -> None:
     """
     config, embeddings = blip.config.vision_config, blip.vision_model.embeddings
     patch = int(config.patch_size)
-    if side < patch or side % patch:
-        near = max(1, round(side / patch)) * patch
-        raise UserError(
-            f"--image-size: the model sees patches of {patch} px; give a multiple, such as {near}, not {side}"
-        )
+    check_side(side, patch)
     grid, old = side // patch, embeddings.position_embedding
     before = int(config.image_size) // patch
     if grid != before:
@@ -99,6 +95,19 @@ def resize_positions(blip: Any, side: int) -> None:
     embeddings.image_size = config.image_size = blip.vision_model.config.image_size = side
     embeddings.num_patches = grid**2
     embeddings.num_positions = grid**2 + 1
+
+
+def check_side(side: int, patch: int) -> None:
+    """Refuse pictures that are not made of whole patches.
+
+    Raises:
+        UserError: naming ``--image-size`` and the nearest size that is.
+    """
+    if side < patch or side % patch:
+        near = max(1, round(side / patch)) * patch
+        raise UserError(
+            f"--image-size: the model sees patches of {patch} px; give a multiple, such as {near}, not {side}"
+        )
 
 
 def check_processor(config: Any, processor: Any, name: str) -> None:
