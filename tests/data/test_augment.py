@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -221,6 +223,8 @@ def test_randaugment_draws_with_replacement_and_applies_half(monkeypatch):
         ("northwest", "sides"),
         ("Which way does it go?", "sides"),
         ("opacity in the RUL", "sides"),
+        ("R frontal lobe", "sides"),
+        ("where does the L renal vein drain", "sides"),
         ("What does the sign say?", "reading"),
         ("what time is it", "reading"),
         ('a shop called "Anna"', "reading"),
@@ -243,6 +247,8 @@ def test_texts_that_are_not_true_of_a_mirror_image(text, kind):
         "some timber",
         "",
         "saying2",
+        "it is larger",
+        "lvl 3",
     ],
 )
 def test_other_texts_do_not_forbid_it(text):
@@ -304,3 +310,12 @@ def test_mistakes_are_explained(text, words):
         UserError, match=f"^--augment: .*{words}" if not words.startswith("'") else f"^--augment: {words}"
     ):
         parse_augmentation(text)
+
+
+def test_the_page_has_every_operation_with_its_settings():
+    page = (Path(__file__).parents[2] / "docs" / "augmentation.md").read_text(encoding="utf-8")
+    lines = [line for line in page.splitlines() if line.startswith("| `")]
+    for name, kind in OPERATIONS.items():
+        (line,) = (line for line in lines if f"`{name}`" in line.split("|")[1])
+        told = set(re.findall(r"`(\w+=[\d.]+)`", line.split("|")[3]))
+        assert told == {f"{key}={value:g}" for key, value in kind().settings().items()}

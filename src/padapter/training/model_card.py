@@ -65,6 +65,7 @@ def model_card(metrics: dict[str, Any], method: Method[Any]) -> str:
                 "training data": _data(data["train"]),
                 "evaluation data": _data(data["eval"]) if data["eval"] else "none",
                 "method options": ", ".join(f"{key}={value}" for key, value in metrics["method_options"].items()),
+                "training pictures": (metrics.get("augmentation") or {}).get("operations", "as they are"),
                 "steps": f"{training['steps']} ({training['epochs']:.2f} epochs)",
                 "learning rate": training["learning_rate"],
                 "seed": metrics["seed"],

@@ -15,7 +15,7 @@ SIDES = (
     "|lefthanded|righthanded|clockwise|counterclockwise|anticlockwise|which way|what way|direction|directions|lateral"
     "|laterality|situs|dextrocardia|mirrored|reversed|backwards"
     "|(?:north|south)?-?(?:east|west)(?:ern|ward|wards|bound)?"
-    "|[rl](?:ul|ml|ll)"  # lobes of the lungs in radiology
+    "|[rl](?:ul|ml|ll|uq|lq|v|t)?"  # in radiology: lobes, quadrants, ventricles, or just R and L
     "|o.clock"  # with any apostrophe
 )
 READING = (
