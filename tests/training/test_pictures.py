@@ -15,13 +15,14 @@ import torch
 from safetensors.torch import load_file
 from tiny_world import write_model
 
-from padapter.data.augment import Augmentation
+from padapter.data.augment import Augmentation, parse_augmentation
 from padapter.errors import UserError
 from padapter.evaluation import evaluate_source, predict_source
 from padapter.evaluation.source import load_source
 from padapter.options import EvalOptions, PredictOptions
+from padapter.tasks import get_task
 from padapter.training import AdapterTrainer, train
-from padapter.training.batches import Collator
+from padapter.training.batches import VISIT, Collator
 from padapter.training.run import Interrupted
 
 # 10 rows in batches of 4 are 3 steps per epoch: step 5 is in the middle of the second.
@@ -229,3 +230,20 @@ def test_a_size_that_the_model_cannot_see_leaves_no_folder(options):
     with pytest.raises(UserError, match="--image-size: the model sees patches of 8 px; give a multiple, such as 24"):
         train(options(image_size=25))
     assert not Path(options().output).exists()
+
+
+def test_rows_are_spared_by_their_own_texts():
+    from tiny_blip import make_backbone, make_image
+
+    backbone, task, image = make_backbone(), get_task("vqa"), make_image(0)
+    said = {"left": "what is on the left", "plain": "what color is it"}
+
+    def pixels(text, question):
+        row = {"image": image, "question": question, "answers": ["red"], VISIT: (0, 0)}
+        return Collator(backbone, task, parse_augmentation(text))([row])["pixel_values"]
+
+    plain = pixels("none", said["plain"])
+    flipped = pixels("flip-all:p=1", said["left"])
+    assert torch.equal(flipped, plain.flip(-1))
+    assert torch.equal(pixels("flip:p=1", said["plain"]), flipped)
+    assert torch.equal(pixels("flip:p=1", said["left"]), plain)
