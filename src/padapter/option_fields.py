@@ -106,6 +106,24 @@ def check_every(flag: str, value: str) -> None:
     raise refuse(flag, f"{value!r} is neither '{EPOCH}', '{NEVER}' nor a positive number of steps")
 
 
+def check_augmentation(text: str, cache_features: bool) -> None:
+    """Check a list of operations on training pictures, and that no features are to be kept beside it.
+
+    Raises:
+        UserError: naming ``--augment``.
+    """
+    if text == "none":
+        return
+    from padapter.data.augment import parse_augmentation  # with Pillow, which --help does without
+
+    if parse_augmentation(text) is not None and cache_features:
+        raise refuse(
+            "--augment",
+            "contradicts --cache-features: a picture that is another one in every epoch has no features to keep; give "
+            "one of the two",
+        )
+
+
 def split_method(text: str) -> tuple[str, dict[str, str]]:
     """Split ``p-adapter:p=1.25,mu=0.1`` into the method's name and its options as text.
 

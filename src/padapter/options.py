@@ -16,6 +16,7 @@ from padapter.option_fields import (
     EPOCH,
     NEVER,
     check_at_least,
+    check_augmentation,
     check_choices,
     check_every,
     flag_of,
@@ -30,6 +31,7 @@ PRECISIONS = ("fp32", "bf16", "fp16")
 INFERENCES = ("generate", "rank")
 DEVICES = ("auto", "cpu", "cuda")
 ATTENTIONS = ("sdpa", "eager")
+RESIZES = ("squash", "crop", "pad")
 
 T = TypeVar("T")
 
@@ -73,6 +75,15 @@ class InferenceOptions:
         metavar="sdpa|eager",
         help="Plain attention in one fused call wherever the model can, or step by step.",
     )
+    image_size: int | None = option(
+        None, help="Width and height of pictures for the model, in pixels. (default: the run's, or the model's own)"
+    )
+    resize: str | None = option(
+        None,
+        choices=RESIZES,
+        metavar="squash|crop|pad",
+        help="How pictures are made square, bicubic. (default: the run's, or the model's own)",
+    )
     cache_features: bool = option(
         False, help="Keep the output of a frozen image encoder on disk (half precision) and compute it only once."
     )
@@ -81,7 +92,7 @@ class InferenceOptions:
 
     def __post_init__(self) -> None:
         check_choices(self)
-        check_at_least(self, 1, "num_beams", "max_new_tokens", "rank_candidates", "eval_batch_size")
+        check_at_least(self, 1, "num_beams", "max_new_tokens", "rank_candidates", "eval_batch_size", "image_size")
         if self.inference == "rank" and (self.num_beams is not None or self.max_new_tokens is not None):
             raise refuse("--inference", "'rank' generates nothing; drop --num-beams and --max-new-tokens")
         if self.precision == "fp16" and self.device == "cpu":
@@ -118,6 +129,11 @@ class TrainOptions(InferenceOptions):
     limit_train: int | None = option(None, help="Use only this many training rows.")
     limit_eval: int | None = option(None, help="Use only this many evaluation rows.")
     skip_bad_rows: bool = option(False, help="Leave out rows that cannot be used, and count them.")
+    augment: str = option(
+        "none",
+        metavar="none|published|LIST",
+        help="Change training pictures at random, e.g. crop,flip,randaugment:n=2:m=5; see docs/augmentation.md.",
+    )
     seed: int = option(42, help="Seed of initialisation, order and dropout.")
     epochs: float | None = option(None, help="Passes over the training data. (default: 1 unless --max-steps)")
     max_steps: int | None = option(None, help="Optimizer steps, instead of --epochs.")
@@ -176,6 +192,7 @@ class TrainOptions(InferenceOptions):
             raise refuse("--max-steps", "contradicts --epochs; give one of the two")
         if self.resume and self.overwrite:
             raise refuse("--overwrite", "contradicts --resume; give one of the two")
+        check_augmentation(self.augment, self.cache_features)
         if self.eval is None and self.eval_every != NEVER:
             raise refuse("--eval-every", "there is nothing to score on; give --eval DATA")
         if self.eval is None and self.limit_eval is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,13 @@ from tiny_image_text import PROCESSORS, save
 from padapter.backbones import TrainingExample, load_backbone
 from padapter.backbones.image_text import ImageTextBackbone
 from padapter.backbones.sequences import IGNORE
+from padapter.data.augment import parse_augmentation
 from padapter.errors import UserError
 from padapter.methods import get_method
 from padapter.options import TrainOptions
+from padapter.tasks import get_task
 from padapter.training import train
+from padapter.training.batches import VISIT, Collator
 
 NAMES = sorted(PROCESSORS)
 
@@ -187,3 +191,35 @@ def test_encoder_decoders_are_refused(tmp_path):
     PROCESSORS["blip-2 (OPT)"]().save_pretrained(tmp_path)
     with pytest.raises(UserError, match="is an encoder-decoder"):
         load_backbone(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_decides_pixels_can_be_written_down_and_had_again(load, name):
+    backbone = load(name)
+    record = json.loads(json.dumps(backbone.preprocessing()))
+    expected = backbone._encode(picture(), "what color")
+    own = backbone.processor.image_processor
+    backbone.processor.image_processor = type(own).from_dict({**own.to_dict(), "image_mean": [0.9, 0.9, 0.9]})
+    assert backbone.preprocessing() != record
+    backbone.preprocess_as(record)
+    assert backbone.preprocessing() == record
+    found = backbone._encode(picture(), "what color")
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[key], expected[key]) for key in expected)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_training_pictures_are_changed_at_their_own_size(load, name):
+    backbone = load(name)
+    image = picture(0, (40, 60))
+    row = {"image": image, "question": "what color is it", "answers": ["red"], VISIT: (0, 3)}
+    task = get_task("vqa")
+    plain, same, turned = (
+        Collator(backbone, task, parse_augmentation(text), seed=1)([row])
+        for text in ("none", "rotate:p=0", "rotate:degrees=30:p=1")
+    )
+    pixels = next(key for key in plain if key.startswith("pixel_values"))
+    assert torch.equal(same[pixels], plain[pixels])
+    assert turned[pixels].shape == plain[pixels].shape
+    assert not torch.equal(turned[pixels], plain[pixels])
+    Collator(backbone, task, parse_augmentation("published"), seed=1)([row])

@@ -23,6 +23,7 @@ from padapter.comparison.dry_run import _distinct, dry_run
 from padapter.comparison.measure import Cost, measure, run_steps
 from padapter.comparison.published import PRINTED, blip_base_config, denominators
 from padapter.comparison.recipe import read_recipe
+from padapter.data.augment import parse_augmentation
 from padapter.errors import UserError
 from padapter.methods import get_method
 from padapter.models.shapes_blip import build_config
@@ -230,6 +231,13 @@ def test_the_papers_recipes_are_two_by_six_by_five(name):
         assert ours.method_options["reduction_factor"] == 8
         assert by_place[(benchmark, "Full fine-tuning")].learning_rate < 1e-4
         assert by_place[(benchmark, "Adapter")].learning_rate == rate
+    strength = {"blip": 5, "mplug": 7}[name]
+    for (benchmark, _), options in by_place.items():
+        expected = f"crop:p=1:scale=0.5,flip-all:p=0.5,randaugment:p=0.5:n=2:m={strength}"
+        if benchmark in ("VizWiz-VQA", "TextCaps", "VizWiz-Captions"):
+            expected = expected.replace("flip-all:p=0.5,", "")
+        assert str(parse_augmentation(options.augment)) == expected
+        assert (options.image_size, options.resize) == ((224, "squash") if name == "blip" else (None, None))
     assert by_place[("COCO Captions", "LoRA")].num_beams == 5
     assert by_place[("VQA v2", "LoRA")].rank_candidates == 32
     size = count("p-adapter", by_place[("VQA v2", "p-adapter")].method_options, skeletons_of(blip_base_config()))
@@ -247,6 +255,25 @@ def test_a_dry_run_of_the_papers_recipe_says_what_is_missing():
     mplug = dry_run(paper_cells(PAPER / "mplug.yaml"), measured=False)
     assert mplug.sized == {}
     assert any("padapter cannot read mPLUG" in sentence for sentence in mplug.missing)
+
+
+def test_pictures_of_another_size_are_counted_at_it(monkeypatch):
+    """Positions of a patch each: 64 px are 8 x 8 patches of 8 px; and a step is measured at the size of its cell."""
+    sides = []
+    monkeypatch.setattr(
+        module, "measure", lambda config, *_: sides.append(config.vision_config.image_size) or Cost(1.0, 1 << 30)
+    )
+    plain, large = cell("lora:r=2"), cell("lora:r=2")
+    large.options["image_size"] = 96
+    report = dry_run([plain, large])
+    assert sorted(report.models) == ["shapes-blip", "shapes-blip at 96 px"]
+    assert sides == [64, 96]
+    before, after = (row.count.base for row in report.sized.values())
+    width = build_config().vision_config.hidden_size
+    assert after - before == width * (12 * 12 - 8 * 8)
+    large.options["image_size"] = 100
+    with pytest.raises(UserError, match="--image-size: the model sees patches of 8 px"):
+        dry_run([large], measured=False)
 
 
 def test_methods_are_told_apart_by_model_and_name(tmp_path, monkeypatch):

@@ -2,14 +2,19 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import struct
+import threading
 import zlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, ImageFile
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
+import padapter
 from padapter.data import ImageError, open_image, verify_image
 from padapter.errors import UserError
 
@@ -62,6 +67,30 @@ def test_no_cut_ever_changes_a_pixel(kind):
         opened += 1
         assert np.array_equal(image, whole)
     assert opened < 25
+
+
+def test_a_library_that_wants_cut_off_files_filled_up_is_not_heeded(monkeypatch):
+    """`ImageFile.LOAD_TRUNCATED_IMAGES` is one switch for the whole process; it is as it was afterwards."""
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    whole = encoded(noise(200, 200), "JPEG")
+    with Image.open(io.BytesIO(whole[:-5000])) as image:
+        image.load()  # what would happen
+    start = threading.Barrier(4)
+
+    def run(content):
+        start.wait()
+        found = []
+        for _ in range(20):
+            try:
+                found.append(open_image(content).size)
+            except ImageError:
+                found.append(None)
+        return set(found)
+
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(run, [whole, whole[:-5000], whole, whole[:-2]]))
+    assert results == [{(200, 200)}, {None}, {(200, 200)}, {None}]
+    assert ImageFile.LOAD_TRUNCATED_IMAGES is True
 
 
 def test_damage_in_the_middle_needs_decoding(tmp_path):
@@ -127,6 +156,47 @@ def test_exif_orientation_turns_the_picture_upright(tmp_path):
     assert opened.getpixel((10, 35))[2] > 200
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_every_orientation(orientation, kind):
+    """Where the corners of the stored picture belong, by the EXIF standard: rows and columns of tag 0x0112."""
+    corners = {"red": (0, 0), "lime": (1, 0), "blue": (0, 1), "white": (1, 1)}  # column, row of the upright picture
+    upright = Image.new("RGB", (32, 16))
+    for colour, (x, y) in corners.items():
+        upright.paste(Image.new("RGB", (16, 8), colour), (16 * x, 8 * y))
+    stored = {
+        1: lambda image: image,
+        2: lambda image: image.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
+        3: lambda image: image.transpose(Image.Transpose.ROTATE_180),
+        4: lambda image: image.transpose(Image.Transpose.FLIP_TOP_BOTTOM),
+        5: lambda image: image.transpose(Image.Transpose.TRANSPOSE),
+        6: lambda image: image.transpose(Image.Transpose.ROTATE_90),
+        7: lambda image: image.transpose(Image.Transpose.TRANSVERSE),
+        8: lambda image: image.transpose(Image.Transpose.ROTATE_270),
+    }[orientation](upright)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    lossless = {"quality": 100, "subsampling": 0} if kind == "JPEG" else {"lossless": True} if kind == "WEBP" else {}
+    found = open_image(encoded(stored, kind, exif=exif, **lossless))
+    assert found.size == upright.size
+    assert np.abs(np.asarray(found).astype(int) - np.asarray(upright)).max() <= 3
+
+
+def test_orientation_comes_before_colour():
+    """Modes that are converted: deep grey, transparent, CMYK."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    deep = Image.fromarray(np.array([[0], [65535]], np.uint16))
+    clear = Image.new("LA", (1, 2), (0, 0))
+    clear.putpixel((0, 1), (0, 255))
+    for image, expected in ((deep, [255, 0]), (clear, [0, 255])):
+        opened = open_image(encoded(image, "PNG", exif=exif))
+        assert opened.size == (2, 1)
+        assert np.asarray(opened)[0, :, 0].tolist() == expected
+    inks = Image.new("CMYK", (8, 16))
+    assert open_image(encoded(inks, "JPEG", exif=exif)).size == (16, 8)
+
+
 def test_16_bit_grey_is_scaled_and_not_clipped():
     ramp = np.linspace(0, 65535, 256).astype(np.uint16)[None, :].repeat(4, 0)
     opened = np.asarray(open_image(encoded(Image.fromarray(ramp), "PNG")))
@@ -156,6 +226,19 @@ def test_deep_tiffs_from_disk(tmp_path):
     for name, values in (("i", np.array([[0, 65535]], np.int32)), ("f", np.array([[0, 1]], np.float32))):
         Image.fromarray(values).save(tmp_path / f"{name}.tif")
         assert np.asarray(open_image(tmp_path / f"{name}.tif"))[0, :, 0].tolist() == [0, 255]
+
+
+def test_either_byte_order():
+    """Deep grey in TIFFs of big-endian machines is mode I;16B."""
+    ramp = np.array([[0, 4096, 65535]], np.uint16)
+    for order, mode in (("<", "I;16"), (">", "I;16B")):
+        tags = [(256, 3), (257, 1), (258, 16), (259, 1), (262, 1), (273, 8), (277, 1), (278, 1), (279, 6)]
+        content = {"<": b"II", ">": b"MM"}[order] + struct.pack(f"{order}HI", 42, 14)
+        content += ramp.astype(f"{order}u2").tobytes() + struct.pack(f"{order}H", len(tags))
+        content += b"".join(struct.pack(f"{order}HHIHH", tag, 3, 1, value, 0) for tag, value in tags) + b"\0" * 4
+        with Image.open(io.BytesIO(content)) as image:
+            assert image.mode == mode
+        assert np.asarray(open_image(content))[0, :, 0].tolist() == [0, 16, 255]
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
@@ -260,6 +343,19 @@ def test_bombs_are_refused_by_their_header(tmp_path, width, height):
             check(path)
 
 
+@pytest.mark.filterwarnings("error::PIL.Image.DecompressionBombWarning")
+def test_bombs_are_called_so_where_warnings_are_errors():
+    for check in (open_image, lambda content: verify_image({"bytes": content})):
+        with pytest.raises(ImageError, match="has too many pixels"):
+            check(png_header(10_000, 9_000))
+
+
+def test_bombs_are_refused_where_pillow_was_told_not_to(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    with pytest.raises(ImageError, match=r"has too many pixels \(60000 x 60000"):
+        open_image(png_header(60_000, 60_000))
+
+
 def test_the_limit_can_be_set():
     content = encoded(noise(), "PNG")
     with pytest.raises(ImageError, match="64 x 48; the limit is 3,000"):
@@ -349,3 +445,22 @@ def test_no_file_stays_open(tmp_path):
                 check(bad)
     assert open_file_count() == before
     assert len(kept) == 5
+
+
+OPENERS = re.compile(
+    r"\bImage\.open\(|\bImageFile\.Parser|\bdecode=True\b|\bimread\(|\bload_images?\(|\b(datasets\.Image|ImageFeature)\(\)|\bdecode_(image|jpeg|png)\("
+    r"|\bimport (cv2|imageio|skimage|torchvision)|from (cv2|imageio|skimage|torchvision)"
+)
+#: Not a picture: whether files shall be decoded when data are checked.
+CHECKS = {"data/check.py": ["decode=True"]}
+
+
+def test_one_place_opens_pictures():
+    root = Path(padapter.__file__).parent
+    found = {}
+    for file in sorted(root.rglob("*.py")):
+        hits = [match[0] for match in OPENERS.finditer(file.read_text(encoding="utf-8"))]
+        if hits:
+            found[file.relative_to(root).as_posix()] = hits
+    assert found.pop("data/images.py") == ["Image.open("] * 3  # the module's own words, and header and pixels
+    assert found == CHECKS

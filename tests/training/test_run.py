@@ -22,7 +22,15 @@ from padapter.options import EvalOptions, TrainOptions, options_from
 from padapter.training import train
 
 ADAPTER = {"adapter/adapter_config.json", "adapter/adapter_model.safetensors"}
-COMMON = {"README.md", "config.yaml", "log.jsonl", "metrics.json", "predictions.jsonl", "predictions_base.jsonl"}
+COMMON = {
+    "README.md",
+    "config.yaml",
+    "log.jsonl",
+    "metrics.json",
+    "predictions.jsonl",
+    "predictions_base.jsonl",
+    "preprocessing.json",
+}
 
 
 def files(run):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -75,6 +76,56 @@ class Backbone(ABC):
             ImageError: for a picture that cannot be used.
         """
         return open_image(source)
+
+    def fit(self, image: Image.Image) -> Image.Image:
+        """A picture in the size that the model sees, as it is made when answers are asked for.
+
+        Args:
+            image: RGB.
+
+        Returns:
+            RGB; the picture itself where the model's processor decides on a size by itself.
+        """
+        return image
+
+    def preprocess(self, *, image_size: int | None = None, resize: str | None = None) -> None:
+        """Look at pictures in another way from now on; call it before the model is adapted.
+
+        Args:
+            image_size: width and height in pixels that the model is to see.
+            resize: how pictures of another shape are made to fit, a key of :data:`padapter.data.fit.RESIZES`.
+
+        Raises:
+            UserError: if models of this family cannot.
+        """
+        for flag, value in (("--image-size", image_size), ("--resize", resize)):
+            if value is not None:
+                raise UserError(f"{flag}: not for models like {self.name!r} yet; its own processor resizes pictures")
+
+    def preprocessing(self) -> dict[str, Any]:
+        """Everything that decides what becomes of a picture's pixels, as plain values of JSON."""
+        own = self.processor.image_processor
+        return {"processor": json.loads(json.dumps(own.to_dict(), sort_keys=True, default=str))}
+
+    def preprocess_as(self, record: Mapping[str, Any]) -> None:
+        """Look at pictures as :meth:`preprocessing` has written down; call it before the model is adapted.
+
+        Args:
+            record: of this or of an earlier process.
+
+        Raises:
+            UserError: if the model cannot be made to.
+        """
+        own = self.processor.image_processor
+        if record != self.preprocessing():
+            self.processor.image_processor = type(own).from_dict(dict(record["processor"]))
+        now = self.preprocessing()
+        changed = sorted(key for key in {*record, *now} if record.get(key) != now.get(key))
+        if changed:
+            raise UserError(
+                f"model {self.name!r} cannot prepare pictures as they were in training: {', '.join(changed)} "
+                "would differ"
+            )
 
     def cache_features(self, folder: Path, *, precision: str, training: bool) -> None:
         """Keep the image encoder's output on disk from now on, and read it from there.

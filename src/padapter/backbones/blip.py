@@ -19,13 +19,14 @@ from transformers import AutoTokenizer, BlipForConditionalGeneration, BlipProces
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
 from padapter.architectures.blip import use_attention
-from padapter.backbones.base import Backbone, LossReduction, Part, TrainingExample, evaluating, unwrapped
+from padapter.backbones.base import LossReduction, Part, TrainingExample, evaluating, unwrapped
+from padapter.backbones.blip_pictures import BlipPictures, check_processor
 from padapter.backbones.features import FeatureCache
 from padapter.backbones.image_memory import before_reading, of_rows, read_images
 from padapter.backbones.losses import next_token_loss
 from padapter.backbones.ranking import continuation_log_probs, first_choices, passes, plant
 from padapter.backbones.sequences import TokenSequence, join, keep_right, pad_left, training_tensors
-from padapter.data import ImageSource, Picture, opened
+from padapter.data import ImageSource, Picture
 from padapter.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -84,7 +85,7 @@ class BlipTrainingModule(nn.Module):
         return {"loss": loss, "logits": logits}
 
 
-class BlipBackbone(Backbone):
+class BlipBackbone(BlipPictures):
     """``BlipForConditionalGeneration`` with its processor.
 
     Args:
@@ -110,7 +111,7 @@ class BlipBackbone(Backbone):
         self.end_id = int(text_config.sep_token_id)
         self.pad_id = int(text_config.pad_token_id)
         self._tokenized: tuple[tuple[Any, int, tuple[str, ...]], list[list[int]]] | None = None
-        _check_processor(unwrapped(model).config, processor, name)
+        check_processor(unwrapped(model).config, processor, name)
 
     @classmethod
     def load(cls, path: str | Path, *, name: str, dtype: torch.dtype, attention: str = "sdpa") -> BlipBackbone:
@@ -301,9 +302,6 @@ class BlipBackbone(Backbone):
         ids, mask = pad_left(rows, self.pad_id)
         return ids.to(self.device), mask.to(self.device)
 
-    def _pixels(self, images: Sequence[Image.Image | Picture]) -> torch.Tensor:
-        return self.processor.image_processor([opened(image) for image in images], return_tensors="pt")["pixel_values"]
-
     def picture(self, source: ImageSource) -> Image.Image | Picture:
         """See :meth:`Backbone.picture`."""
         return super().picture(source) if self.features is None else Picture(source)
@@ -316,7 +314,7 @@ class BlipBackbone(Backbone):
             blip.vision_model,
             lambda pixels: encode_images(blip, pixels),
             self._pixels,
-            identity={"preprocessing": self.processor.image_processor.to_dict(), "precision": precision},
+            identity={"preprocessing": self.preprocessing(), "precision": precision},
             dtype=blip.dtype,
             training=training,
         )
@@ -365,28 +363,3 @@ def _paired(images: Sequence[Image.Image | Picture], prompts: Sequence[str]) -> 
     if len(images) != len(prompts):
         raise ValueError(f"{len(images)} images but {len(prompts)} prompts; give one prompt per image.")
     return bool(prompts)
-
-
-def _check_processor(config: Any, processor: Any, name: str) -> None:
-    """Refuse a tokenizer or image processor that belongs to another model: the result would be noise, not an error."""
-    tokenizer, text = processor.tokenizer, config.text_config
-    for role, ours, theirs in (
-        ("end", text.sep_token_id, tokenizer.sep_token_id),
-        ("padding", text.pad_token_id, tokenizer.pad_token_id),
-    ):
-        if ours != theirs:
-            raise UserError(
-                f"model '{name}' and its tokenizer disagree: {role} token {ours} in the model's text_config, {theirs} "
-                "in the tokenizer. Save the tokenizer the model was trained with beside it."
-            )
-    if len(tokenizer) > text.vocab_size or text.bos_token_id >= text.vocab_size:
-        raise UserError(
-            f"model '{name}' embeds {text.vocab_size} tokens, but its tokenizer has {len(tokenizer)} and its start "
-            f"token is {text.bos_token_id}."
-        )
-    size, side = processor.image_processor.size, config.vision_config.image_size
-    if (size["height"], size["width"]) != (side, side):
-        raise UserError(
-            f"model '{name}' sees images of {side} x {side}, but its image processor makes {size['height']} x "
-            f"{size['width']}. Set size in its processor_config.json to the model's image_size."
-        )

@@ -53,11 +53,16 @@ class Key(NamedTuple):
     options: str
 
 
+def model_of(options: TrainOptions) -> str:
+    """What stands for a cell's model: its name, with the size of pictures where that is not left to the model."""
+    return options.model if options.image_size is None else f"{options.model} at {options.image_size} px"
+
+
 def settings_of(cell: Cell) -> Key:
     """The cell's method on its model; refuses options the method does not have."""
     options = cell.train_options
     parsed = get_method(options.method).parse(options.method_options)
-    return Key(options.model, cell.method, f"{options.method} {sorted(asdict(parsed).items(), key=str)}")
+    return Key(model_of(options), cell.method, f"{options.method} {sorted(asdict(parsed).items(), key=str)}")
 
 
 def is_here(model: str) -> bool:

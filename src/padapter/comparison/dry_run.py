@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from transformers import AutoConfig, PretrainedConfig
 
+from padapter.backbones.blip_pictures import check_side
 from padapter.comparison import budget, published
 from padapter.comparison.cells import Cell, Key, has_weights, settings_of
 from padapter.comparison.counting import SkeletonFactory, skeletons_of
@@ -27,7 +29,7 @@ class DryRun:
 
     Attributes:
         cells: all that was asked about.
-        models: model -> what was found of it.
+        models: model, with the size of its pictures where cells set it -> what was found of it.
         sized: every method of every model with its parameters.
         readings: model -> what the slides' shares may be shares of.
         costs: cost of a training step here, or why there is none.
@@ -104,20 +106,21 @@ def dry_run(
     sized: dict[Key, budget.Sized] = {}
     readings: dict[str, list[published.Denominator]] = {}
     costs: dict[Key, Cost | str] = {}
-    for name in dict.fromkeys(str(cell.options["model"]) for cell in cells):
-        mine = [cell for cell in cells if str(cell.options["model"]) == name]
-        for cell in mine:
-            settings_of(cell)
-        config, models[name], lack = _model(name, (configs or {}).get(name))
-        missing += [lack] if lack else []
+    groups: dict[str, list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault(settings_of(cell).model, []).append(cell)
+    for label, mine in groups.items():
+        first = mine[0].train_options
+        config, models[label], lack = _model(first.model, (configs or {}).get(first.model))
+        missing += [lack] if lack and lack not in missing else []
         if config is None:
             continue
-        skeletons = skeletons_of(config, name)
+        skeletons = skeletons_of(_seeing(config, first.image_size), first.model)
         rows = _sized(mine, skeletons)
         sized |= rows
-        readings[name] = _readings([*_distinct(rows).values()], skeletons)
+        readings[label] = _readings([*_distinct(rows).values()], skeletons)
         if measured:
-            costs |= _costs(config, rows)
+            costs |= _costs(_seeing(config, first.image_size), rows)
     splits = find_splits(cells)
     missing += [item.line() for item in splits.values() if item.problem]
     durations = tuple(duration_of(cell, sized, costs, splits) for cell in cells) if measured else ()
@@ -146,6 +149,22 @@ def _model(name: str, given: PretrainedConfig | None) -> tuple[PretrainedConfig 
         return make(), f"not here; counted with the published sizes of {what}", lack
     lack += f", and {published.UNREADABLE[name]}" if name in published.UNREADABLE else ""
     return None, "not here, and its sizes are not known; nothing is counted", lack
+
+
+def _seeing(config: PretrainedConfig, side: int | None) -> PretrainedConfig:
+    """The configuration for pictures of another size.
+
+    Raises:
+        UserError: if models of this type, or these patches, cannot; a mistake of the recipe.
+    """
+    if side is None:
+        return config
+    if config.model_type != "blip":
+        raise UserError(f"--image-size: not for models of type '{config.model_type}' yet; leave it out")
+    changed = copy.deepcopy(config)
+    check_side(side, changed.vision_config.patch_size)
+    changed.vision_config.image_size = side
+    return changed
 
 
 def _hub_model(name: str) -> tuple[PretrainedConfig | None, str]:

@@ -10,6 +10,7 @@ What a plain ``Image.open(path).convert("RGB")`` gets wrong, and what happens he
 * CMYK goes through its embedded colour profile to sRGB; without a usable profile the plain
   conversion is used.
 * Animations give their first frame.
+* A file that is cut off is an error, also where another library has told Pillow to fill such pictures up with grey.
 * Size is read from the header and checked before anything is decoded (:data:`MAX_PIXELS`).
 * Whatever goes wrong is an :class:`ImageError` that names the file; files are closed at once.
 """
@@ -19,11 +20,12 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageFile, ImageOps, UnidentifiedImageError
 
 from padapter.errors import UserError
 
@@ -38,6 +40,8 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".
 
 ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | Mapping[str, Any] | Image.Image | np.ndarray[Any, Any]"
 
+# Python may have been told to raise the warning.
+_BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 _RANGES = (255, 4095, 65535)
 _WHITE = (255, 255, 255, 255)
 
@@ -137,11 +141,11 @@ def open_file(path: Path) -> BinaryIO:
 
 def _decode(stream: BinaryIO, name: str, max_pixels: int) -> Image.Image:
     try:
-        with Image.open(stream) as image:
+        with _whole_files_only(), Image.open(stream) as image:
             return _finish(image, name, max_pixels)
     except ImageError:
         raise
-    except Image.DecompressionBombError as error:
+    except _BOMBS as error:
         raise ImageError(f"{name}: has too many pixels ({error}).") from error
     except Exception as error:  # decoders of damaged files raise almost anything
         raise ImageError(f"{name}: {_explain(stream, error)}") from error
@@ -149,12 +153,12 @@ def _decode(stream: BinaryIO, name: str, max_pixels: int) -> Image.Image:
 
 def _read_header(stream: BinaryIO, name: str, max_pixels: int) -> str | None:
     try:
-        with Image.open(stream) as image:
+        with _whole_files_only(), Image.open(stream) as image:
             _check_size(image.size, name, max_pixels)
             return image.format
     except ImageError:
         raise
-    except Image.DecompressionBombError as error:
+    except _BOMBS as error:
         raise ImageError(f"{name}: has too many pixels ({error}).") from error
     except Exception as error:  # as above
         raise ImageError(f"{name}: {_explain(stream, error)}") from error
@@ -203,8 +207,32 @@ def _check_size(size: tuple[int, int], name: str, max_pixels: int) -> None:
 def _finish(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
     """Size first, then pixels, then orientation, then colour."""
     _check_size(image.size, name, max_pixels)
-    image.load()
+    with _whole_files_only():
+        image.load()
     return _to_rgb(ImageOps.exif_transpose(image))
+
+
+_strict_lock = threading.Lock()
+_strict_loads = 0
+_lenient_before = False
+
+
+@contextlib.contextmanager
+def _whole_files_only() -> Iterator[None]:
+    """Pillow's switch for cut-off files is off in this block, and afterwards as it was; threads may overlap."""
+    global _strict_loads, _lenient_before
+    with _strict_lock:
+        if _strict_loads == 0:
+            _lenient_before = ImageFile.LOAD_TRUNCATED_IMAGES
+            ImageFile.LOAD_TRUNCATED_IMAGES = False
+        _strict_loads += 1
+    try:
+        yield
+    finally:
+        with _strict_lock:
+            _strict_loads -= 1
+            if _strict_loads == 0:
+                ImageFile.LOAD_TRUNCATED_IMAGES = _lenient_before
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

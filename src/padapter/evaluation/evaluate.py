@@ -154,6 +154,7 @@ def _evaluate_into(folder: Path | None, options: EvalOptions) -> dict[str, Any]:
         "scores": result.summary(),
         "source": source.describe(),
         "asking": asdict(source.asking),
+        "preprocessing": source.backbone.preprocessing(),
         "data": describe_data(data),
         "memory": peak_memory(),
         "provenance": provenance(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from padapter.backbones import Backbone, load_backbone
 from padapter.cache import cache_folder
 from padapter.errors import UserError
 from padapter.evaluation.files import read_json
+from padapter.evaluation.pictures import read_preprocessing
 from padapter.evaluation.predict import Asking, resolve_asking, with_prompt
 from padapter.evaluation.scoring import with_scoring
 from padapter.methods import Method, get_method, method_of
@@ -35,6 +37,9 @@ class Source:
         device: ``auto``, ``cpu`` or ``cuda``.
         max_length: longest sequence in tokens; ``None`` for the model's own.
         cache_features: keep what a frozen image encoder computes.
+        preprocessing: how the run that the weights come from looks at pictures.
+        image_size: another size than that, or than the model's own.
+        resize: another way to make pictures fit.
         attention: "sdpa" or "eager", see :func:`padapter.backbones.load_backbone`.
     """
 
@@ -50,6 +55,9 @@ class Source:
         device: str,
         max_length: int | None = None,
         cache_features: bool = False,
+        preprocessing: Mapping[str, Any] | None = None,
+        image_size: int | None = None,
+        resize: str | None = None,
         attention: str = "sdpa",
     ) -> None:
         self.model = model
@@ -61,6 +69,9 @@ class Source:
         self.device = device
         self.max_length = max_length
         self.cache_features = cache_features
+        self.preprocessing = preprocessing
+        self.image_size = image_size
+        self.resize = resize
         self.attention = attention
         self._backbone: Backbone | None = None
 
@@ -82,8 +93,15 @@ class Source:
         if self._backbone is not None:
             return
         backbone = load_backbone(self.model, attention=self.attention)
+        # What was trained fits the size it was trained at; another size is asked for on top of that.
+        if self.preprocessing is not None:
+            backbone.preprocess_as(self.preprocessing)
+        else:
+            backbone.preprocess(image_size=self.image_size, resize=self.resize)
         if self.method is not None and self.weights is not None:
             self.method.load(backbone, self.weights)
+        if self.preprocessing is not None:
+            backbone.preprocess(image_size=self.image_size, resize=self.resize)
         if self.max_length is not None:
             backbone.max_length = self.max_length
         place(backbone, self.device)
@@ -196,6 +214,9 @@ def _from_run(options: SourceOptions, run: Path) -> Source:
         device=options.device,
         max_length=trained.max_length,
         cache_features=options.cache_features,
+        preprocessing=read_preprocessing(run),
+        image_size=options.image_size,
+        resize=options.resize,
         attention=options.attention,
     )
 
@@ -212,6 +233,8 @@ def _from_model(options: SourceOptions) -> Source:
         candidates=listed_candidates(options.candidates),
         device=options.device,
         cache_features=options.cache_features,
+        image_size=options.image_size,
+        resize=options.resize,
         attention=options.attention,
     )
 

@@ -88,6 +88,14 @@ class Task(ABC):
     def targets(self, row: Row) -> list[tuple[str, float]]:
         """The distinct texts to learn for a row, with their weights."""
 
+    def texts(self, row: Row) -> list[str]:
+        """All that a row says about its picture: question and answers, hypothesis and label, captions."""
+        found: list[str] = []
+        for item in self.fields:
+            value = row.get(item.name) if item.required else None
+            found += [value] if isinstance(value, str) else [text for text in value or () if text]
+        return found
+
     @abstractmethod
     def candidates(self, rows: Iterable[Row]) -> list[str] | None:
         """The closed set of answers to rank, from training rows; None if the task has none."""

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from padapter.data import open_image
+from padapter.data.augment import Augmentation, Chance
 from padapter.errors import UserError
 from padapter.tasks import Task
 
@@ -15,12 +17,18 @@ if TYPE_CHECKING:
 
     from padapter.backbones import Backbone
 
+# Which visit to a row this is: (epoch, place of the row in the data).
+VISIT = "visit"
 # Stands in a batch instead of the tensors when a data worker met a person's mistake.
 FAILURE = "failure"
 
 
 class Rows(torch.utils.data.Dataset[dict[str, Any]]):
-    """A ``datasets.Dataset`` as plain rows; the trainer must not drop columns that the model does not name."""
+    """A ``datasets.Dataset`` as plain rows, each with the visit that it is fetched for.
+
+    What is drawn at random for a row depends on the visit, which therefore travels with the row: a data worker knows
+    no epoch, and what is passed to it otherwise depends on when it was started.
+    """
 
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
@@ -28,8 +36,8 @@ class Rows(torch.utils.data.Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return self.dataset[int(index)]
+    def __getitem__(self, visit: tuple[int, int]) -> dict[str, Any]:
+        return {**self.dataset[visit[1]], VISIT: visit}
 
 
 class Collator:
@@ -38,11 +46,15 @@ class Collator:
     Args:
         backbone: knows how the model reads text and pixels.
         task: gives prompt and weighted targets of a row.
+        augmentation: changes pictures at random, if any.
+        seed: of what is drawn at random.
     """
 
-    def __init__(self, backbone: Backbone, task: Task) -> None:
+    def __init__(self, backbone: Backbone, task: Task, augmentation: Augmentation | None = None, seed: int = 0) -> None:
         self.backbone = backbone
         self.task = task
+        self.augmentation = augmentation
+        self.seed = seed
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Collate rows.
@@ -68,13 +80,19 @@ class Collator:
 
         examples = [
             TrainingExample(
-                image=self.backbone.picture(row["image"]),
+                image=self._picture(row),
                 prompt=self.task.prompt(row),
                 targets=tuple(self.task.targets(row)),
             )
             for row in rows
         ]
         return self.backbone.collate(examples)
+
+    def _picture(self, row: dict[str, Any]) -> Any:
+        if self.augmentation is None:
+            return self.backbone.picture(row["image"])
+        chance = Chance(self.seed, *row[VISIT], texts=self.task.texts(row))
+        return self.augmentation(open_image(row["image"]), chance, self.backbone.fit)
 
 
 def raise_failures(batches: Iterable[dict[str, Any]]) -> None:
@@ -88,8 +106,8 @@ def raise_failures(batches: Iterable[dict[str, Any]]) -> None:
             raise UserError(batch[FAILURE])
 
 
-class EpochSampler(torch.utils.data.Sampler[int]):
-    """A permutation that depends on nothing but (seed, epoch), so that a resumed run sees the same order.
+class EpochSampler(torch.utils.data.Sampler[tuple[int, int]]):
+    """Visits (epoch, row) in a permutation that depends on nothing but (seed, epoch): a resumed run sees the same.
 
     Samplers that draw from the global generator give another order after a restart; here the trainer says which
     epoch begins (:meth:`start_epoch`).
@@ -107,7 +125,8 @@ class EpochSampler(torch.utils.data.Sampler[int]):
     def __len__(self) -> int:
         return self.length
 
-    def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator()
-        generator.manual_seed((self.seed * 1_000_003 + self.epoch) % 2**63)
-        yield from torch.randperm(self.length, generator=generator).tolist()
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        epoch, generator = self.epoch, torch.Generator()
+        generator.manual_seed((self.seed * 1_000_003 + epoch) % 2**63)
+        for row in torch.randperm(self.length, generator=generator).tolist():
+            yield epoch, row

@@ -65,6 +65,8 @@ def model_card(metrics: dict[str, Any], method: Method[Any]) -> str:
                 "training data": _data(data["train"]),
                 "evaluation data": _data(data["eval"]) if data["eval"] else "none",
                 "method options": ", ".join(f"{key}={value}" for key, value in metrics["method_options"].items()),
+                "training pictures": (metrics.get("augmentation") or {}).get("operations", "as they are"),
+                "pictures": _pictures(metrics.get("preprocessing") or {}),
                 "steps": f"{training['steps']} ({training['epochs']:.2f} epochs)",
                 "learning rate": training["learning_rate"],
                 "seed": metrics["seed"],
@@ -122,6 +124,14 @@ def _list(entries: dict[str, Any]) -> str:
 def _data(data: dict[str, Any]) -> str:
     skipped = f", {data['skipped']} skipped" if data["skipped"] else ""
     return f"{data['name']}, split {data['split']}, {data['rows']} rows{skipped}, fingerprint {data['fingerprint']}"
+
+
+def _pictures(preprocessing: dict[str, Any]) -> str:
+    size = preprocessing.get("processor", {}).get("size")
+    if not isinstance(size, dict) or not {"height", "width"} <= size.keys():
+        return "as `preprocessing.json` says"
+    how = preprocessing.get("resize") or "in the model's own way"
+    return f"{size['width']} x {size['height']} px, {how}; the rest is in `preprocessing.json`"
 
 
 def _share(parameters: dict[str, int]) -> str:

@@ -18,6 +18,7 @@ from transformers import PrinterCallback, Seq2SeqTrainingArguments, set_seed
 from padapter.backbones import Backbone, load_backbone
 from padapter.cache import cache_folder
 from padapter.data import LoadedData, load_data
+from padapter.data.augment import parse_augmentation
 from padapter.errors import UserError
 from padapter.evaluation.evaluate import Evaluation, describe_data, evaluate
 from padapter.evaluation.files import output_problems
@@ -34,6 +35,7 @@ from padapter.training.callbacks import DIVERGED, Bar, DivergedError, GradientCh
 from padapter.training.checkpoints import read_state, step_of
 from padapter.training.defaults import resolve, steps_per_epoch, total_steps
 from padapter.training.model_card import model_card
+from padapter.training.pictures import describe_augmentation, prepare_for_training
 from padapter.training.run_folder import RunFolder
 from padapter.training.trainer import AdapterTrainer, CheckpointWriter
 
@@ -101,6 +103,7 @@ class _Run:
         self.method: Method[Any] = get_method(options.method)
         self.options, self.settings = resolve(options, self.method)
         self.asking: Asking = resolve_asking(self.task, options)
+        self.augmentation = parse_augmentation(options.augment)
         refuse_many_processes()
         folder.check(self.options)
 
@@ -114,7 +117,7 @@ class _Run:
         if self.options.resume and checkpoint is None and not self.options.quiet:
             print(f"{self.folder.path} has no checkpoint yet: training starts from its first step", file=sys.stderr)
         backbone = self._load_backbone()
-        self.folder.begin(self.options)
+        self.folder.begin(self.options, backbone.preprocessing())
         candidates = self._candidates(train_data)
         self.folder.add_metrics(
             status="running",
@@ -125,6 +128,8 @@ class _Run:
             seed=self.options.seed,
             primary_metric=self.task.primary_metric,
             asking=asdict(self.asking),
+            preprocessing=backbone.preprocessing(),
+            augmentation=describe_augmentation(self.augmentation, self.task, train_data.dataset, self.options.quiet),
             data={"train": describe_data(train_data), "eval": describe_data(eval_data) if eval_data else None},
             provenance=provenance(),
         )
@@ -176,6 +181,7 @@ class _Run:
                     f"got {longest}"
                 )
             backbone.max_length = longest
+        prepare_for_training(backbone, self.folder.path, self.options)
         place(backbone, self.options.device)
         return backbone
 
@@ -258,7 +264,7 @@ class _Run:
                 checkpoints=writer,
                 score=score if eval_data is not None else None,
                 args=self._arguments(steps),
-                collator=Collator(backbone, self.task),
+                collator=Collator(backbone, self.task, self.augmentation, self.options.seed),
                 rows=Rows(train_data.dataset),
                 rate_factors=self.method.learning_rate_factors(self.settings),
                 watchers=[*([GradientCheck(module)] if self.method.all_learn else []), timer, log],

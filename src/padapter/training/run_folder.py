@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 from padapter.errors import UserError
 from padapter.evaluation.files import check_folder, read_json
+from padapter.evaluation.pictures import NAME as PREPROCESSING
 from padapter.evaluation.results import write_json, write_text
 from padapter.options import TrainOptions, flag_of, options_from, to_plain
 from padapter.training.checkpoints import complete_checkpoints
 
 OWN_FILES = (
     "config.yaml",
+    PREPROCESSING,
     "metrics.json",
     "candidates.json",
     "log.jsonl",
@@ -80,14 +83,21 @@ class RunFolder:
             )
         check_folder(self.path)
 
-    def begin(self, options: TrainOptions) -> None:
-        """Make the folder ready; a run that starts anew removes the files of the old one, and only those."""
+    def begin(self, options: TrainOptions, preprocessing: Mapping[str, Any]) -> None:
+        """Make the folder ready; a run that starts anew removes the files of the old one, and only those.
+
+        Args:
+            options: of the run.
+            preprocessing: how it looks at pictures.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
         if not options.resume:
             self._remove_own()
             self._begun_here = True
         if not self.config.exists():
             write_text(self.config, dump_yaml(to_plain(options)))
+        if not (self.path / PREPROCESSING).exists():
+            write_json(self.path / PREPROCESSING, dict(preprocessing))
 
     def discard_unless_trained(self) -> None:
         """Leave nothing behind when this process began the run and no step was logged.

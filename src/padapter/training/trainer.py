@@ -92,7 +92,7 @@ class AdapterTrainer(Seq2SeqTrainer):
         self.model_accepts_loss_kwargs = False
         self.loss_is_scaled_for_ga = True
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[tuple[int, int]]:
         return self.order
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
