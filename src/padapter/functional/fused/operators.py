@@ -8,9 +8,11 @@ On GPUs they are Triton's kernels (`kernel_forward` and its neighbours), on proc
 
 Shapes: query (B, H, N1, dk); key (B, Hkv, N2, dk); value (B, Hkv or H, N2, dh); node_query, near_query (B, H, N1, dh);
 near_value (B, Hkv or H, N2, dh); p, restart (H,) float32; metric (H, dh, dh) float32, a constant; mask broadcastable to
-(B, H, N1, N2), 4-dimensional; seed (1,) int64, None where nothing is dropped. No node_query means query; distances, if there are any (p = 2 has none), are those of
-near_query and near_value, without these of the nodes themselves, and behind the metric if there is one. Nothing of size
-N1 x N2 is stored. Gradients do not depend on the order in which programs run: there are no atomic additions.
+(B, H, N1, N2), 4-dimensional; seed (1,) int64. No node_query means query; distances, if there are any (p = 2 has none),
+are those of near_query and near_value, without these of the nodes themselves, and behind the metric if there is one. No
+seed means that no weights are dropped; with one the backward pass drops what the forward pass dropped (`dropout`).
+Nothing of size N1 x N2 is stored. Gradients do not depend on the order in which programs run: there are no atomic
+additions.
 
 ``native`` says whose kernels compute it, in both directions.
 """
