@@ -95,11 +95,6 @@ static Weight weigh_row(
     return (Weight){total, total == 0.0f ? 0.0f : own / total};
 }
 
-static void drop(const Problem *it, Key row, float *weights)
-{
-    for (long j = 0; j < it->N2; j += LANES) store(weights + j, load(weights + j) * kept(it, row, j));
-}
-
 static void forward_pair(const Problem *it, long batch, long head, Room *room)
 {
     const Key pair = key_of_pair(it, batch * it->H + head);
@@ -118,7 +113,8 @@ static void forward_pair(const Problem *it, long batch, long head, Room *room)
                 it, first + i, row_of(it->mask, batch, head, first + i), p, restart, size_of(it, x, i), room->y2,
                 room->a + i * m, x.at ? room->b + i * m : 0, it->row_max + at + i, it->row_log + at + i,
                 it->log_total + at + i);
-        for (long i = 0; it->seed && i < rows; i++) drop(it, child_of(pair, (unsigned)(first + i)), room->a + i * m);
+        if (it->seed)
+            for (long i = 0; i < rows; i++) drop(drops_of(it, pair, first + i), it->N2, room->a + i * m);
         times_panels(rows, it->N2, it->DH, room->a, m, room->value_rows, out, it->out.row, 0);
         for (long i = 0; i < rows; i++) {
             const float *node = row_of(it->node, batch, head, first + i);
@@ -138,8 +134,9 @@ typedef struct {
 
 /* A row of S, of x . y and of G V^T becomes one of W as it is summed, of -e and of dS. */
 static inline __attribute__((always_inline)) RowSums differentiate_row(
-    const Problem *it, const int near, const int restarts, const int drops, Key row, float p, float x2, const float *y2, float row_max,
-    float row_log, float log_total, float delta, float own, float *s, float *xy, float *gv, float *e_sums)
+    const Problem *it, const int near, const int restarts, const int dropping, Drops row, float p, float x2,
+    const float *y2, float row_max, float row_log, float log_total, float delta, float own, float *s, float *xy,
+    float *gv, float *e_sums)
 {
     const long m = padded(it->N2);
     const float half = p / 2, scaled = half * it->scale;
@@ -152,8 +149,8 @@ static inline __attribute__((always_inline)) RowSums differentiate_row(
             z += log_d * (half - 1.0f);
         }
         Floats w = exp_of(z - log_total), summed = w, change = load(gv + j);
-        if (drops) {
-            const Floats factors = kept(it, row, j);
+        if (dropping) {
+            const Floats factors = factors_of(row, j);
             summed *= factors;
             change *= factors;
         }
@@ -192,13 +189,12 @@ static Sums differentiate_block(
         const float x2 = size_of(it, x, i);
         float *s = room->a + i * m, *xy = room->b + i * m, *gv = room->c + i * m;
         finish_scores(it, first + i, row_of(it->mask, batch, head, first + i), s);
-#define DIFFERENTIATE(near, restarts, drops)                                                                           \
-    differentiate_row(it, near, restarts, drops, child_of(pair, (unsigned)(first + i)), p, x2, room->y2,               \
-                      it->row_max[at + i], it->row_log[at + i], log_total, delta, beta * surplus, s, xy, gv, room->e_sums)
-#define DROPPED(near, restarts) (it->seed ? DIFFERENTIATE(near, restarts, 1) : DIFFERENTIATE(near, restarts, 0))
-        RowSums sums = x.at ? (it->restart ? DROPPED(1, 1) : DROPPED(1, 0))
-                            : (it->restart ? DROPPED(0, 1) : DROPPED(0, 0));
-#undef DROPPED
+#define DIFFERENTIATE(near, restarts, dropping)                                                                        \
+    differentiate_row(it, near, restarts, dropping, drops_of(it, pair, first + i), p, x2, room->y2, it->row_max[at + i], \
+                      it->row_log[at + i], log_total, delta, beta * surplus, s, xy, gv, room->e_sums)
+#define EITHER(near, restarts) (it->seed ? DIFFERENTIATE(near, restarts, 1) : DIFFERENTIATE(near, restarts, 0))
+        RowSums sums = x.at ? (it->restart ? EITHER(1, 1) : EITHER(1, 0)) : (it->restart ? EITHER(0, 1) : EITHER(0, 0));
+#undef EITHER
 #undef DIFFERENTIATE
         found.p += 0.5 * sum_of(sums.p);
         found.restart += surplus * share;

@@ -33,14 +33,31 @@ static Key key_of_pair(const Problem *it, long pair)
     return child_of((Key){(unsigned)seed, (unsigned)(seed >> 32)}, (unsigned)pair);
 }
 
+/* What is dropped of one row of weights. */
+typedef struct {
+    Key key;
+    int below;
+    float factor;
+} Drops;
+
+static Drops drops_of(const Problem *it, Key pair, long row)
+{
+    return (Drops){child_of(pair, (unsigned)row), (int)it->below, it->factor};
+}
+
 /* The factors of LANES weights of a row, from column j on: 0 where one is dropped. */
-static inline Floats kept(const Problem *it, Key row, long j)
+static inline Floats factors_of(Drops row, long j)
 {
     Words number;
     for (int lane = 0; lane < LANES; lane++) number[lane] = (unsigned)lane * STEP;
     number += (unsigned)j * STEP;
-    SCRAMBLE(number, row);
-    return (Floats)(((Ints)(number >> 1) >= (int)it->below) & (Ints)all(it->factor));
+    SCRAMBLE(number, row.key);
+    return (Floats)(((Ints)(number >> 1) >= row.below) & (Ints)all(row.factor));
+}
+
+static void drop(Drops row, long columns, float *weights)
+{
+    for (long j = 0; j < columns; j += LANES) store(weights + j, load(weights + j) * factors_of(row, j));
 }
 
 #endif
