@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import dropout, scaled_dot_product_attention
 
 from benchmarks.process import interleaved_processes
 from benchmarks.timing import REPEATS, compare, compare_memory, interleaved, peak_above
@@ -35,9 +35,9 @@ def materialising(query: Tensor, key: Tensor, value: Tensor, p: Tensor, mu: Tens
     return (alpha * (calibrated @ features + 2 * mu / p * features))[:, :, :queries]
 
 
-def softmax(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+def softmax(query: Tensor, key: Tensor, value: Tensor, dropout_p: float = 0.0) -> Tensor:
     """Plain attention as eager PyTorch: what BLIP's text layers do."""
-    return (query @ key.mT / query.shape[-1] ** 0.5).softmax(-1) @ value
+    return dropout((query @ key.mT / query.shape[-1] ** 0.5).softmax(-1), dropout_p) @ value
 
 
 class Sides:
@@ -52,26 +52,28 @@ class Sides:
         dtype: of the tensors; p and mu stay float32.
         frozen_keys: key and value need no gradient, as those of a frozen image tower behind frozen projections.
         metric: distances are taken behind an output projection, as in a model.
+        dropout: probability of dropping a weight.
     """
 
     def __init__(
         self, batch: int, heads: int, queries: int, keys: int, width: int, dtype: torch.dtype,
-        *, frozen_keys: bool = False, metric: bool = False,
+        *, frozen_keys: bool = False, metric: bool = False, dropout: float = 0.0,
     ) -> None:  # fmt: skip
         torch.manual_seed(0)
         self.tensors = [torch.randn(batch, n, heads, width, dtype=dtype).transpose(1, 2) for n in (queries, keys, keys)]
         self.leaves = [t.requires_grad_() for t in (self.tensors[:1] if frozen_keys else self.tensors)]
         self.p, self.mu = torch.tensor(1.5, requires_grad=True), torch.tensor(0.1, requires_grad=True)
         factor = torch.randn(heads, width, width) / width**0.5 if metric else None
-        self.ours = {"p": self.p, "mu": self.mu, "metric_factor": factor}
+        self.ours = {"p": self.p, "mu": self.mu, "metric_factor": factor, "dropout_p": dropout}
+        self.plain = {"dropout_p": dropout}
         self.upstream = torch.randn(batch, queries, heads, width, dtype=dtype).transpose(1, 2)
 
     def side(self, name: str) -> Callable[[], Any]:
         """Forward and backward of one of them."""
         trained = [self.p, self.mu]
         ways: dict[str, tuple[Attend, Mapping[str, Any], list[Tensor]]] = {
-            "sdpa": (scaled_dot_product_attention, {}, []),
-            "softmax": (softmax, {}, []),
+            "sdpa": (scaled_dot_product_attention, self.plain, []),
+            "softmax": (softmax, self.plain, []),
             "p-Laplacian": (p_laplacian_attention, self.ours, trained),
             "materialising": (materialising, {"p": self.p, "mu": self.mu}, trained),
         }
@@ -126,6 +128,8 @@ def run(quick: bool = False, compiled: bool = False) -> Iterator[dict[str, Any]]
         yield case("keys and values frozen", frozen, against, repeats)
         metric = Sides(batch, heads, 40, keys, 64, torch.float32, frozen_keys=True, metric=True)
         yield case("the same, distances behind the projection", metric, against, repeats)
+        dropped = Sides(batch, heads, 40, keys, 64, torch.float32, dropout=0.1)
+        yield case("all train, dropout 0.1", dropped, against, repeats)
     for keys, width in ((5, 4), (9, 4)) if quick else ((24, 64), (197, 64)):
         small = Sides(1, heads, 40, keys, width, torch.float32)
         yield case("one picture", small, ["materialising"], repeats)

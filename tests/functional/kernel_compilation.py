@@ -18,12 +18,14 @@ from typing import Any
 import torch
 
 from padapter.functional.fused import launch
+from padapter.functional.fused.dropout import Dropout
 
 TYPES = {
     torch.float32: "fp32",
     torch.float16: "fp16",
     torch.bfloat16: "bf16",
     torch.bool: "i1",
+    torch.int64: "i64",
 }
 KERNELS = (
     "forward_kernel",
@@ -58,7 +60,8 @@ def plans(variant: dict[str, Any]) -> dict[str, launch.Plan]:
     node = empty(B, H, N1, dh, of=dtype) if variant["restart"] else None
     x, y = (empty(B, H, N, dh, of=near) if variant["distance"] else None for N in (N1, N2))
     restart = empty(H) if variant["restart"] else None
-    features = launch.Features(value, node, x, y, empty(H), restart, 1e-6, 1e-19)
+    dropout = Dropout.of(empty(1, of=torch.int64), 0.1) if variant["dropout"] else None
+    features = launch.Features(value, node, x, y, empty(H), restart, 1e-6, 1e-19, dropout)
     out, statistic = empty(B, H, N1, dh, of=value.dtype), empty(B, H, N1)
     three, two = (statistic,) * 3, (statistic,) * 2
     rows = launch.RowGradients(scores.query, node, x, statistic, restart, statistic, statistic)

@@ -29,6 +29,7 @@ def variant(
     causal=False,
     restart=True,
     distance=True,
+    dropout=False,
     near=None,
     value=None,
     single=False,
@@ -36,19 +37,20 @@ def variant(
 ):
     return {
         "dtype": dtype, "dk": width, "dh": width, "mask": mask, "causal": causal, "restart": restart,
-        "distance": distance, "near": near or dtype, "value": value or dtype, "single": single,
+        "distance": distance, "dropout": dropout, "near": near or dtype, "value": value or dtype, "single": single,
         "kernels": kernels or ATTENTION,
     }  # fmt: skip
 
 
-QUICK = [variant("bfloat16", 64, near="float32", mask="bool", causal=True)]
+QUICK = [variant("bfloat16", 64, near="float32", mask="bool", causal=True, dropout=True)]
 EVERY = [
     *(
-        variant(dtype, width, near=near, mask="bool", causal=True)
+        variant(dtype, width, near=near, mask="bool", causal=True, dropout=dropout)
         for width in (16, 32, 64, 128, 256)
         for dtype, near in (
             ("bfloat16", "bfloat16"), ("bfloat16", "float32"), ("float16", "float32"), ("float32", "float32"),
         )
+        for dropout in (False, True)
     ),
     # switches that change the code
     *(

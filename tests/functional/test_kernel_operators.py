@@ -40,11 +40,13 @@ def operator_inputs(kernel, *, distance=True, restart=True, grad=True):
         *given,
         metric,
         masks("bool", N1=5, N2=6)["attention_mask"],
+        torch.tensor([5], device=DEVICE) if distance else None,
         0.3,
         False,
         distance,
         1e-6,
         1e-19,
+        0.25 if distance else 0.0,
         kernel == "native",
     )
 
@@ -60,7 +62,7 @@ def test_opcheck_of_the_operator_and_its_backward(kernel, distance, restart):
     with torch.no_grad():
         out = operators.p_laplacian_forward(*plain)
     for columns in (True, False):
-        arguments = (torch.ones_like(out[0]), *plain[:10], *out, *plain[10:], columns)
+        arguments = (torch.ones_like(out[0]), *plain[:11], *out, *plain[11:], columns)
         torch.library.opcheck(operators.p_laplacian_backward, arguments)
 
 
@@ -190,7 +192,6 @@ def given(**changes):
     ("changes", "reason"),
     [
         ({"steps": 2}, "steps is 2"),
-        ({"dropout_p": 0.1}, "dropped"),
         ({"query": torch.zeros(1, 2, 5, 8, dtype=torch.float64)}, "query is torch.float64"),
         ({"key": torch.zeros(1, 1, 6, 8, dtype=torch.float16)}, "query is torch.float32 and key torch.float16"),
         ({"value": torch.zeros(1, 1, 6, 300)}, "wider than 256"),

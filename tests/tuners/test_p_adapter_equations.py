@@ -9,6 +9,8 @@ import pytest
 import torch
 from peft import get_peft_model
 
+from padapter.functional import native
+from padapter.functional.fused import attention as fused
 from padapter.tuners import PAdapterConfig
 from padapter.tuners.p_adapter.metric import metric_factor_of
 
@@ -173,6 +175,34 @@ def test_attention_dropout_drops_only_in_training(tiny_blip):
         assert torch.equal(model(**batch).logits, model(**batch).logits)
         model.train()
         assert not torch.equal(model(**batch).logits, model(**batch).logits)
+
+
+@pytest.mark.skipif(native.obstacle() is not None, reason=str(native.obstacle()))
+@pytest.mark.parametrize("form", ["projected", "bottleneck"])
+def test_attention_dropout_reaches_the_kernels(tiny_blip, monkeypatch, form):
+    """Of self- and cross-attention, as probability and seed, and in evaluation without."""
+    for module in tiny_blip.modules():
+        if type(module).__name__ == "BlipTextSelfAttention":
+            module.dropout.p = 0.25
+    model = get_peft_model(tiny_blip, PAdapterConfig(form=form))
+    seen = []
+    plain = fused.p_laplacian_forward
+    names = [argument.name for argument in torch.ops.padapter.p_laplacian_forward.default._schema.arguments]
+
+    def look(*given):
+        arguments = dict(zip(names, given, strict=True))
+        seen.append((arguments["key"].shape[2], arguments["dropout_p"], arguments["seed"]))
+        return plain(*given)
+
+    monkeypatch.setattr(fused, "p_laplacian_forward", look)
+    batch = {"pixel_values": torch.randn(1, 3, 32, 32), "input_ids": torch.randint(3, 40, (1, 5))}
+    model.train()(**batch)
+    assert {(keys, dropout) for keys, dropout, _ in seen} == {(5, 0.25), (17, 0.25)}  # words, and patches
+    seeds = [int(seed) for *_, seed in seen]
+    assert len(set(seeds)) == len(seeds) == 4  # two layers: each drops others
+    seen.clear()
+    model.eval()(**batch)
+    assert [(dropout, seed) for _, dropout, seed in seen] == [(0.0, None)] * 4
 
 
 def test_a_compiled_graph_asks_the_copy_of_a_layer_for_its_own_metric(tiny_blip):

@@ -113,10 +113,11 @@ def choose(
         return _decided(choice.path, derivatives)
     if isinstance(scale, Tensor):
         return _decided(choice.path, "scale is a tensor")
-    obstacle = _obstacle(choice.path, query, key, value, node_query, attention_mask, metric_factor, steps, dropout_p)
+    obstacle = _obstacle(choice.path, query, key, value, node_query, attention_mask, metric_factor, steps)
     if obstacle is None and choice.path == "triton" and wanted() == "auto":
         index = query.device.index
-        obstacle = _distrust(-1 if index is None else index, query.dtype, query.shape[-1], value.shape[-1])
+        widths = query.shape[-1], value.shape[-1]
+        obstacle = _distrust(-1 if index is None else index, query.dtype, *widths, dropout_p > 0.0)
     return choice if obstacle is None else _decided(choice.path, obstacle)
 
 
@@ -193,10 +194,11 @@ def _cuda_obstacle(index: int) -> str | None:
 
 
 @torch.compiler.assume_constant_result
-def _distrust(index: int, dtype: torch.dtype, dk: int, dh: int) -> str | None:
+def _distrust(index: int, dtype: torch.dtype, dk: int, dh: int, dropout: bool) -> str | None:
     from padapter.functional.fused.self_check import failure
 
-    return failure(torch.device("cuda", torch.cuda.current_device() if index < 0 else index), dtype, dk, dh)
+    device = torch.device("cuda", torch.cuda.current_device() if index < 0 else index)
+    return failure(device, dtype, dk, dh, dropout)
 
 
 @torch.compiler.assume_constant_result
@@ -224,14 +226,11 @@ def _obstacle(
     attention_mask: Tensor | None,
     metric_factor: Tensor | None,
     steps: int,
-    dropout_p: float,
 ) -> str | None:
     """Why the kernels do not cover these arguments, or None if they do."""
     nodes = query if node_query is None else node_query
     if steps > 1:
         return f"steps is {steps}, and the kernels make one"
-    if dropout_p > 0.0:
-        return "attention weights are dropped (dropout_p > 0)"
     for name, tensor in (("query", query), ("key", key), ("value", value), ("node_query", nodes)):
         if tensor.dtype not in DTYPES:
             return f"{name} is {tensor.dtype}, and the kernels take float16, bfloat16 and float32"

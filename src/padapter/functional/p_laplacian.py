@@ -112,11 +112,13 @@ def p_laplacian_attention(
     with without_autocast(query.device):
         if choice.path != "eager":
             from padapter.functional.fused.attention import fused_p_laplacian_attention
+            from padapter.functional.fused.dropout import draw_seed
 
             least = _least_distance2(torch.float32, value.dtype, (query if node_query is None else node_query).dtype)
             return fused_p_laplacian_attention(
                 query, key, value, p=p, mu=mu, least=least, node_query=node_query, metric_factor=metric_factor,
                 attention_mask=attention_mask, is_causal=is_causal, scale=scale, degree=degree,
+                dropout_p=dropout_p, seed=draw_seed(query.device) if dropout_p > 0.0 else None,
                 native=choice.path == "native",
             )  # fmt: skip
         last = _last_step(

@@ -25,6 +25,8 @@ def fused_p_laplacian_attention(
     is_causal: bool,
     scale: float | None,
     degree: Degree,
+    dropout_p: float,
+    seed: Tensor | None,
     native: bool,
 ) -> Tensor:
     """Compute `padapter.functional.p_laplacian_attention` for one step, without anything of size N1 x N2.
@@ -44,6 +46,8 @@ def fused_p_laplacian_attention(
         is_causal: whether query i attends to keys 0..i only.
         scale: factor of the scores.
         degree: "row" or "symmetric".
+        dropout_p: probability of dropping a weight.
+        seed: (1,) int64, which decides which ones; None where dropout_p is 0.
         native: whether the C library computes it; else Triton's kernels do.
 
     Returns:
@@ -86,7 +90,7 @@ def fused_p_laplacian_attention(
     relative = (4 + math.sqrt(width)) * torch.finfo(torch.float32).eps
     context, _, _, _ = p_laplacian_forward(
         query, key, summed, node_query, near_query, near_value, p_h, restart, constant if distances else None, mask,
-        scale, is_causal, distances, relative, least, native,
+        seed, scale, is_causal, distances, relative, least, float(dropout_p), native,
     )  # fmt: skip
     return context.to(value.dtype)
 

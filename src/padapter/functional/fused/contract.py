@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from padapter.functional.fused.dropout import Dropout
+
 
 class Inputs(NamedTuple):
     """Arguments of ``padapter::p_laplacian_forward``, in their order; shapes are in `operators`."""
@@ -20,11 +22,13 @@ class Inputs(NamedTuple):
     restart: Tensor | None
     metric: Tensor | None
     mask: Tensor | None
+    seed: Tensor | None
     scale: float
     causal: bool
     distances: bool
     relative: float
     least: float
+    dropout_p: float
 
     def differentiable(self) -> tuple[Tensor | None, ...]:
         """What `Gradients` are of."""
@@ -48,6 +52,10 @@ class Inputs(NamedTuple):
         if y.shape[1] < heads:
             y = y.repeat_interleave(heads // y.shape[1], dim=1)
         return x.float() @ self.metric, y.float() @ self.metric
+
+    def dropout(self) -> Dropout | None:
+        """Which weights are dropped, if any are."""
+        return None if self.seed is None else Dropout.of(self.seed, self.dropout_p)
 
 
 class Gradients(NamedTuple):

@@ -11,10 +11,12 @@ import triton.language as tl
 
 from padapter.functional.fused.kernel_parts import (
     distances2,
+    kept,
     load_row,
     load_tile,
     log_weights,
     masked,
+    pair_key,
     product,
     score_gradients,
     sizes,
@@ -24,15 +26,15 @@ from padapter.functional.fused.kernel_parts import (
 
 @triton.jit
 def backward_rows_kernel(
-    q_ptr, k_ptr, v_ptr, n_ptr, x_ptr, y_ptr, p_ptr, restart_ptr, mask_ptr,
+    q_ptr, k_ptr, v_ptr, n_ptr, x_ptr, y_ptr, p_ptr, restart_ptr, mask_ptr, seed_ptr,
     out_ptr, row_max_ptr, row_log_ptr, log_total_ptr, g_ptr,
     dq_ptr, dn_ptr, dx_ptr, dp_ptr, drestart_ptr, delta_ptr, restart_change_ptr,
     q_b, q_h, q_n, k_b, k_h, k_n, v_b, v_h, v_n, n_b, n_h, n_n, x_b, x_h, x_n, y_b, y_h, y_n, m_b, m_h, m_q, m_k,
     o_b, o_h, o_n, g_b, g_h, g_n,
-    H, k_groups, v_groups, y_groups, N1, N2, DK, DH, blocks, scale, relative, least, largest_inverse,
+    H, k_groups, v_groups, y_groups, N1, N2, DK, DH, blocks, scale, relative, least, below, factor, largest_inverse,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr,
     DISTANCE: tl.constexpr, RESTART: tl.constexpr, CAUSAL: tl.constexpr, MASK: tl.constexpr,
-    PRECISION: tl.constexpr,
+    DROPOUT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Gradients of what belongs to queries, each query's share of those of p and the restart, and what keys need."""
     pid = tl.program_id(0)
@@ -81,6 +83,8 @@ def backward_rows_kernel(
         dn_base = dn_ptr + statistics * DH
         store_tile(dn_base, rows, DH, DH, N1, beta[:, None] * g_exact, BLOCK_D)
 
+    if DROPOUT:
+        first, second = pair_key(seed_ptr, head_row)
     dq = tl.zeros([BLOCK_M, BLOCK_K], tl.float32)
     end = N2
     if CAUSAL:
@@ -101,6 +105,8 @@ def backward_rows_kernel(
             S, row_max[:, None], row_log[:, None], log_total[:, None], log_distance2, half_p, DISTANCE
         )
         dW = product(g, tl.trans(v), PRECISION)
+        if DROPOUT:
+            dW = tl.where(kept(first, second, rows[:, None], columns[None, :], below), dW * factor, 0.0)
         change = tl.exp(log_W) * (dW - delta[:, None])
         dS = score_gradients(change, log_M, restart_change[:, None], half_p, DISTANCE, RESTART)
         dq += product(dS.to(k.dtype), k, PRECISION)
@@ -119,14 +125,14 @@ def backward_rows_kernel(
 
 @triton.jit
 def backward_columns_kernel(
-    q_ptr, k_ptr, v_ptr, x_ptr, y_ptr, p_ptr, mask_ptr,
+    q_ptr, k_ptr, v_ptr, x_ptr, y_ptr, p_ptr, mask_ptr, seed_ptr,
     row_max_ptr, row_log_ptr, log_total_ptr, g_ptr, delta_ptr, restart_change_ptr,
     dk_ptr, dv_ptr, dy_ptr,
     q_b, q_h, q_n, k_b, k_h, k_n, v_b, v_h, v_n, x_b, x_h, x_n, y_b, y_h, y_n, m_b, m_h, m_q, m_k, g_b, g_h, g_n,
-    H, k_groups, v_groups, y_groups, N1, N2, DK, DH, blocks, scale, relative, least,
+    H, k_groups, v_groups, y_groups, N1, N2, DK, DH, blocks, scale, relative, least, below, factor,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr,
     DISTANCE: tl.constexpr, RESTART: tl.constexpr, CAUSAL: tl.constexpr, MASK: tl.constexpr,
-    PRECISION: tl.constexpr,
+    DROPOUT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Gradients of what belongs to keys; one program per block of keys of a *query* head, tiles are (keys, queries)."""
     pid = tl.program_id(0)
@@ -153,6 +159,8 @@ def backward_columns_kernel(
         dy = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
         pull = tl.zeros([BLOCK_N], tl.float32)
 
+    if DROPOUT:
+        first, second = pair_key(seed_ptr, head_row)
     begin = 0
     if CAUSAL:
         begin = (block * BLOCK_N) // BLOCK_M * BLOCK_M
@@ -179,8 +187,14 @@ def backward_columns_kernel(
             S, row_max[None, :], row_log[None, :], log_total[None, :], log_distance2, half_p, DISTANCE
         )
         W = tl.exp(log_W)
-        dv += product(W.to(g.dtype), g, PRECISION)
+        summed = W
+        if DROPOUT:
+            keep = kept(first, second, rows[None, :], columns[:, None], below)
+            summed = tl.where(keep, W * factor, 0.0)
+        dv += product(summed.to(g.dtype), g, PRECISION)
         dW = product(v, tl.trans(g), PRECISION)
+        if DROPOUT:
+            dW = tl.where(keep, dW * factor, 0.0)
         change = W * (dW - delta[None, :])
         dS = score_gradients(change, log_M, restart_change[None, :], half_p, DISTANCE, RESTART)
         dk += product(dS.to(q.dtype), q, PRECISION)

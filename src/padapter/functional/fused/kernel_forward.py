@@ -7,8 +7,10 @@ import triton.language as tl
 
 from padapter.functional.fused.kernel_parts import (
     distances2,
+    kept,
     load_tile,
     masked,
+    pair_key,
     product,
     sizes,
     store_tile,
@@ -17,14 +19,14 @@ from padapter.functional.fused.kernel_parts import (
 
 @triton.jit
 def forward_kernel(
-    q_ptr, k_ptr, v_ptr, n_ptr, x_ptr, y_ptr, p_ptr, restart_ptr, mask_ptr,
+    q_ptr, k_ptr, v_ptr, n_ptr, x_ptr, y_ptr, p_ptr, restart_ptr, mask_ptr, seed_ptr,
     out_ptr, row_max_ptr, row_log_ptr, log_total_ptr,
     q_b, q_h, q_n, k_b, k_h, k_n, v_b, v_h, v_n, n_b, n_h, n_n, x_b, x_h, x_n, y_b, y_h, y_n, m_b, m_h, m_q, m_k,
     o_b, o_h, o_n,
-    H, k_groups, v_groups, y_groups, N1, N2, DK, DH, blocks, scale, relative, least,
+    H, k_groups, v_groups, y_groups, N1, N2, DK, DH, blocks, scale, relative, least, below, factor,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr,
     DISTANCE: tl.constexpr, RESTART: tl.constexpr, CAUSAL: tl.constexpr, MASK: tl.constexpr,
-    PRECISION: tl.constexpr,
+    DROPOUT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Context of a block of queries, and the three numbers per query from which the weights can be made again.
 
@@ -50,6 +52,8 @@ def forward_kernel(
         x_sizes = sizes(x)
         y_base = y_ptr + b * y_b + (h // y_groups) * y_h
 
+    if DROPOUT:
+        first, second = pair_key(seed_ptr, head_row)
     row_max = tl.full([BLOCK_M], float("-inf"), tl.float32)
     row_sum = tl.zeros([BLOCK_M], tl.float32)
     z_max = tl.full([BLOCK_M], float("-inf"), tl.float32)
@@ -84,6 +88,8 @@ def forward_kernel(
         else:
             weights = exp_S
         row_max = new_max
+        if DROPOUT:  # of the weights that are summed, not of their sum
+            weights = tl.where(kept(first, second, rows[:, None], columns[None, :], below), weights, 0.0)
         v = load_tile(v_base, columns, v_n, DH, N2, BLOCK_D)
         acc = acc * decay[:, None] + product(weights.to(v.dtype), v, PRECISION)
 
@@ -96,6 +102,8 @@ def forward_kernel(
     else:
         total = tl.where(empty, 1.0, row_sum)
         log_sum = tl.where(empty, float("-inf"), 0.0)
+    if DROPOUT:
+        acc = acc * factor
     if RESTART:
         restart = tl.load(restart_ptr + h)
         log_restart = tl.where(restart > 0, tl.log(tl.where(restart > 0, restart, 1.0)), float("-inf"))

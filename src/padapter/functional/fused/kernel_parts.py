@@ -81,6 +81,31 @@ def distances2(products, first_sizes, second_sizes, relative, least):
 
 
 @triton.jit
+def scrambled(place, first, second):
+    """The number of 32 bits at a place of the sequence of a key of two words, as `dropout.scrambled` says."""
+    number = place.to(tl.uint32) * 0x9E3779B1 + first
+    number = (number ^ (number >> 16)) * 0x7FEB352D
+    number = ((number ^ (number >> 15)) + second) * 0x846CA68B
+    return number ^ (number >> 16)
+
+
+@triton.jit
+def pair_key(seed_ptr, pair):
+    """The two words that decide what is dropped of a pair (batch, head), from a seed of 64 bits."""
+    seed = tl.load(seed_ptr)
+    first = seed.to(tl.uint32)
+    second = (seed >> 32).to(tl.uint32)
+    return scrambled(2 * pair, first, second), scrambled(2 * pair + 1, first, second)
+
+
+@triton.jit
+def kept(first, second, queries, keys, below):
+    """Which weights of a tile are kept, of the pair with this key; see `padapter.functional.fused.dropout`."""
+    number = scrambled(keys, scrambled(2 * queries, first, second), scrambled(2 * queries + 1, first, second))
+    return (number >> 1).to(tl.int32) >= below
+
+
+@triton.jit
 def log_weights(scores, row_max, row_log, log_total, log_distance2, half_p, DISTANCE: tl.constexpr):
     """``log M_ij`` and ``log W_ij``, W being the weights of the sum; both -inf where a key is removed."""
     log_M = (scores - row_max) - row_log

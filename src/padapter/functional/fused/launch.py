@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from padapter.functional.fused.dropout import Dropout
+
 MODULE = "padapter.functional.fused"
 
 # Block of queries, block of keys, warps, pipeline stages. A fixed table: an autotuner would make the first step of
@@ -61,6 +63,7 @@ class Features(NamedTuple):
     restart: Tensor | None  # (H,) float32
     relative: float
     least: float
+    dropout: Dropout | None = None
 
 
 class Scores(NamedTuple):
@@ -231,10 +234,14 @@ def _common(
     arguments |= {**_strides("v", value), **_strides("x", x), **_strides("y", y), "DH": dh}
     arguments |= {"v_groups": H // value.shape[1], "y_groups": H // y.shape[1]}
     arguments |= {"relative": features.relative, "least": features.least}
+    dropout = features.dropout
+    seed, below, factor = (scores.query, 0, 1.0) if dropout is None else dropout
+    arguments |= {"seed_ptr": seed, "below": below, "factor": factor}
     constants |= {
         "BLOCK_D": padded(dh),
         "DISTANCE": features.near_query is not None,
         "RESTART": features.restart is not None,
+        "DROPOUT": dropout is not None,
     }
     return arguments, constants, options, blocks
 

@@ -8,9 +8,11 @@ On GPUs they are Triton's kernels (`kernel_forward` and its neighbours), on proc
 
 Shapes: query (B, H, N1, dk); key (B, Hkv, N2, dk); value (B, Hkv or H, N2, dh); node_query, near_query (B, H, N1, dh);
 near_value (B, Hkv or H, N2, dh); p, restart (H,) float32; metric (H, dh, dh) float32, a constant; mask broadcastable to
-(B, H, N1, N2), 4-dimensional. No node_query means query; distances, if there are any (p = 2 has none), are those of
-near_query and near_value, without these of the nodes themselves, and behind the metric if there is one. Nothing of size
-N1 x N2 is stored. Gradients do not depend on the order in which programs run: there are no atomic additions.
+(B, H, N1, N2), 4-dimensional; seed (1,) int64. No node_query means query; distances, if there are any (p = 2 has none),
+are those of near_query and near_value, without these of the nodes themselves, and behind the metric if there is one. No
+seed means that no weights are dropped; with one the backward pass drops what the forward pass dropped (`dropout`).
+Nothing of size N1 x N2 is stored. Gradients do not depend on the order in which programs run: there are no atomic
+additions.
 
 ``native`` says whose kernels compute it, in both directions.
 """
@@ -38,9 +40,9 @@ from padapter.functional.graph import without_autocast
 
 _INPUTS = (
     "Tensor query, Tensor key, Tensor value, Tensor? node_query, Tensor? near_query, Tensor? near_value, Tensor p, "
-    "Tensor? restart, Tensor? metric, Tensor? mask"
+    "Tensor? restart, Tensor? metric, Tensor? mask, Tensor? seed"
 )
-_NUMBERS = "float scale, bool causal, bool distances, float relative, float least, bool native"
+_NUMBERS = "float scale, bool causal, bool distances, float relative, float least, float dropout_p, bool native"
 
 
 @torch.library.custom_op(
@@ -51,8 +53,8 @@ _NUMBERS = "float scale, bool causal, bool distances, float relative, float leas
 def p_laplacian_forward(
     query: Tensor, key: Tensor, value: Tensor, node_query: Tensor | None, near_query: Tensor | None,
     near_value: Tensor | None, p: Tensor, restart: Tensor | None,
-    metric: Tensor | None, mask: Tensor | None, scale: float, causal: bool,
-    distances: bool, relative: float, least: float, native: bool,
+    metric: Tensor | None, mask: Tensor | None, seed: Tensor | None, scale: float, causal: bool,
+    distances: bool, relative: float, least: float, dropout_p: float, native: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Context (B, H, N1, dh) in value's dtype, natively in float32; row_max, row_log, log_total (B, H, N1), float32."""
     inputs = Inputs(
@@ -66,11 +68,13 @@ def p_laplacian_forward(
         restart,
         metric,
         mask,
+        seed,
         scale,
         causal,
         distances,
         relative,
         least,
+        dropout_p,
     )
     if native:
         context, row_max, row_log, log_total = processor.forward(inputs)
@@ -97,9 +101,9 @@ def _(query: Tensor, key: Tensor, value: Tensor, *rest: Any) -> tuple[Tensor, Te
 def p_laplacian_backward(
     upstream: Tensor, query: Tensor, key: Tensor, value: Tensor, node_query: Tensor | None, near_query: Tensor | None,
     near_value: Tensor | None, p: Tensor, restart: Tensor | None,
-    metric: Tensor | None, mask: Tensor | None, out: Tensor, row_max: Tensor,
+    metric: Tensor | None, mask: Tensor | None, seed: Tensor | None, out: Tensor, row_max: Tensor,
     row_log: Tensor, log_total: Tensor, scale: float, causal: bool, distances: bool, relative: float, least: float,
-    native: bool, columns: bool,
+    dropout_p: float, native: bool, columns: bool,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     """Gradients of all eight inputs but the mask, in their order; empty tensors where there is none.
 
@@ -116,11 +120,13 @@ def p_laplacian_backward(
         restart,
         metric,
         mask,
+        seed,
         scale,
         causal,
         distances,
         relative,
         least,
+        dropout_p,
     )
     statistics = (row_max, row_log, log_total)
     with without_autocast(query.device):  # somebody's backward may run under it
@@ -168,9 +174,9 @@ def _backward_by_kernels(
 def _(
     upstream: Tensor, query: Tensor, key: Tensor, value: Tensor, node_query: Tensor | None, near_query: Tensor | None,
     near_value: Tensor | None, p: Tensor, restart: Tensor | None,
-    metric: Tensor | None, mask: Tensor | None, out: Tensor, row_max: Tensor,
+    metric: Tensor | None, mask: Tensor | None, seed: Tensor | None, out: Tensor, row_max: Tensor,
     row_log: Tensor, log_total: Tensor, scale: float, causal: bool, distances: bool, relative: float, least: float,
-    native: bool, columns: bool,
+    dropout_p: float, native: bool, columns: bool,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     def like(tensor: Tensor | None, wanted: bool = True) -> Tensor:
         return _none(query) if tensor is None or not wanted else _like(tensor)
@@ -184,7 +190,7 @@ def _(
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    tensors, ctx.numbers = inputs[:10], inputs[10:]
+    tensors, ctx.numbers = inputs[:11], inputs[11:]
     ctx.save_for_backward(*tensors, *output)
     ctx.mark_non_differentiable(*output[1:])
     ctx.set_materialize_grads(False)
@@ -192,7 +198,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
 
 def _differentiate(ctx: Any, upstream: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
     if upstream is None:
-        return (None,) * 16
+        return (None,) * 18
     wanted = ctx.needs_input_grad
     columns = wanted[1] or wanted[2] or wanted[5]
     found = p_laplacian_backward(upstream, *ctx.saved_tensors, *ctx.numbers, columns)
@@ -201,7 +207,7 @@ def _differentiate(ctx: Any, upstream: Tensor | None, *_: Any) -> tuple[Tensor |
         gradient if want and gradient.dim() > 0 and gradient.numel() > 0 else None
         for gradient, want in zip(found, wanted[:8], strict=True)
     ]
-    return (*given, *(None,) * 8)
+    return (*given, *(None,) * 10)
 
 
 torch.library.register_autograd("padapter::p_laplacian_forward", _differentiate, setup_context=_save)
@@ -285,7 +291,8 @@ def _scores(query: Tensor, key: Tensor, mask: Tensor | None, scale: float, causa
 def _features(inputs: Inputs) -> Features:
     _, _, value, node, *_ = inputs.resolved()
     node, x, y = (None if it is None else readable(it) for it in (node, *inputs.behind_metric()))
-    return Features(readable(value), node, x, y, inputs.p.contiguous(), inputs.restart, inputs.relative, inputs.least)
+    p, restart = inputs.p.contiguous(), inputs.restart
+    return Features(readable(value), node, x, y, p, restart, inputs.relative, inputs.least, inputs.dropout())
 
 
 def _new_context(query: Tensor, value: Tensor, native: bool) -> Tensor:

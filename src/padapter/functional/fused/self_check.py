@@ -16,7 +16,7 @@ _TOLERANCE = {torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 1e-1}
 
 
 @functools.cache
-def failure(device: torch.device, dtype: torch.dtype, dk: int, dh: int) -> str | None:
+def failure(device: torch.device, dtype: torch.dtype, dk: int, dh: int, dropout: bool = False) -> str | None:
     """Compare context and gradients of the Triton kernels with those of the eager path in float64; warn if they differ.
 
     Sizes are no multiples of blocks, and there are a mask, a causal one as well, groups of heads and a metric. Takes as
@@ -27,11 +27,12 @@ def failure(device: torch.device, dtype: torch.dtype, dk: int, dh: int) -> str |
         dtype: of query, key and value.
         dk: width of queries and keys.
         dh: width of values.
+        dropout: whether weights are dropped, which other variants of the kernels do.
 
     Returns:
         One clause that says what is wrong, for people, or None.
     """
-    found = _failure(device, dtype, dk, dh)
+    found = _failure(device, dtype, dk, dh, dropout)
     if found is not None:
         logger.warning(
             "p-Laplacian attention of %s, heads %d and %d wide, runs eagerly on %s: %s", dtype, dk, dh, device, found
@@ -39,9 +40,9 @@ def failure(device: torch.device, dtype: torch.dtype, dk: int, dh: int) -> str |
     return found
 
 
-def _failure(device: torch.device, dtype: torch.dtype, dk: int, dh: int) -> str | None:
+def _failure(device: torch.device, dtype: torch.dtype, dk: int, dh: int, dropout: bool) -> str | None:
     try:
-        fused, eager = _results(device, dtype, dk, dh)
+        fused, eager = _results(device, dtype, dk, dh, dropout)
     except Exception as problem:  # whatever a compiler or driver throws: the eager path still works
         said = str(problem).partition("\n")[0]
         return f"the kernels fail their first comparison ({type(problem).__name__}: {said})"
@@ -52,10 +53,13 @@ def _failure(device: torch.device, dtype: torch.dtype, dk: int, dh: int) -> str 
     return None
 
 
-def _results(device: torch.device, dtype: torch.dtype, dk: int, dh: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def _results(
+    device: torch.device, dtype: torch.dtype, dk: int, dh: int, dropout: bool
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     from padapter.functional.fused.attention import fused_p_laplacian_attention
+    from padapter.functional.fused.dropout import dropout_mask
     from padapter.functional.graph import without_autocast
-    from padapter.functional.p_laplacian import p_laplacian_attention
+    from padapter.functional.p_laplacian import p_laplacian_weights
 
     generator = torch.Generator(device="cpu").manual_seed(0)
 
@@ -69,10 +73,15 @@ def _results(device: torch.device, dtype: torch.dtype, dk: int, dh: int) -> tupl
     mask[..., 0] = True
     metric = (torch.randn(2, dh, dh, generator=generator, device="cpu") / dh**0.5).to(device)
     upstream = draw(1, 2, 70, dh)
+    seed = torch.tensor([2**40 + 1], device=device) if dropout else None  # the caller's generator is the caller's
+    dropout_p = 0.2 if dropout else 0.0
+    factor = torch.ones(()) if seed is None else dropout_mask(seed, 1, 2, 70, 75, dropout_p) / (1 - dropout_p)
     shared: dict[str, Any] = {"metric_factor": metric, "attention_mask": mask, "is_causal": True}
     fixed: dict[str, Any] = {
         "scale": None,
         "degree": "row",
+        "dropout_p": dropout_p,
+        "seed": seed,
         "least": max(1e-19, (16 / torch.finfo(dtype).max) ** 2),
         "native": False,
     }
@@ -81,7 +90,8 @@ def _results(device: torch.device, dtype: torch.dtype, dk: int, dh: int) -> tupl
         return fused_p_laplacian_attention(**tensors, **shared, **fixed)
 
     def eager(**tensors: Any) -> Tensor:
-        return p_laplacian_attention(**tensors, **shared)
+        weights, beta = p_laplacian_weights(**tensors, **shared)
+        return (weights * factor.to(weights)) @ tensors["value"] + beta.unsqueeze(-1) * tensors["node_query"]
 
     found: list[dict[str, Tensor]] = []
     with torch.inference_mode(False), torch.enable_grad(), without_autocast(device):

@@ -7,6 +7,7 @@
 #include <math.h>
 
 #include "attention.h"
+#include "dropout.h"
 #include "products.h"
 #include "room.h"
 
@@ -96,6 +97,7 @@ static Weight weigh_row(
 
 static void forward_pair(const Problem *it, long batch, long head, Room *room)
 {
+    const Key pair = key_of_pair(it, batch * it->H + head);
     const long m = padded(it->N2), block = block_rows(it);
     const float p = it->p[head], restart = it->restart ? it->restart[head] : 0.0f;
     read_pair(it, batch, head, room, 0);
@@ -111,6 +113,8 @@ static void forward_pair(const Problem *it, long batch, long head, Room *room)
                 it, first + i, row_of(it->mask, batch, head, first + i), p, restart, size_of(it, x, i), room->y2,
                 room->a + i * m, x.at ? room->b + i * m : 0, it->row_max + at + i, it->row_log + at + i,
                 it->log_total + at + i);
+        if (it->seed)
+            for (long i = 0; i < rows; i++) drop(drops_of(it, pair, first + i), it->N2, room->a + i * m);
         times_panels(rows, it->N2, it->DH, room->a, m, room->value_rows, out, it->out.row, 0);
         for (long i = 0; i < rows; i++) {
             const float *node = row_of(it->node, batch, head, first + i);
@@ -128,10 +132,11 @@ typedef struct {
     Floats p, e;
 } RowSums;
 
-/* A row of S, of x . y and of G V^T becomes one of W, of -e and of dS. */
+/* A row of S, of x . y and of G V^T becomes one of W as it is summed, of -e and of dS. */
 static inline __attribute__((always_inline)) RowSums differentiate_row(
-    const Problem *it, const int near, const int restarts, float p, float x2, const float *y2, float row_max,
-    float row_log, float log_total, float delta, float change, float *s, float *xy, float *gv, float *e_sums)
+    const Problem *it, const int near, const int restarts, const int dropping, Drops row, float p, float x2,
+    const float *y2, float row_max, float row_log, float log_total, float delta, float own, float *s, float *xy,
+    float *gv, float *e_sums)
 {
     const long m = padded(it->N2);
     const float half = p / 2, scaled = half * it->scale;
@@ -143,7 +148,13 @@ static inline __attribute__((always_inline)) RowSums differentiate_row(
             log_d = log_of(d);
             z += log_d * (half - 1.0f);
         }
-        Floats w = exp_of(z - log_total), c = w * (load(gv + j) - delta);
+        Floats w = exp_of(z - log_total), summed = w, change = load(gv + j);
+        if (dropping) {
+            const Floats factors = factors_of(row, j);
+            summed *= factors;
+            change *= factors;
+        }
+        Floats c = w * (change - delta);
         sums.p += c * (larger(log_m, all(-1e30f)) + log_d); /* c is 0 where log M is -inf */
         if (near) {
             Floats e = (Floats)((d > floor) & (Ints)(c / d * (p - 2.0f))); /* none where it is held */
@@ -151,8 +162,8 @@ static inline __attribute__((always_inline)) RowSums differentiate_row(
             store(xy + j, -e);
             store(e_sums + j, load(e_sums + j) + e);
         }
-        store(s + j, w);
-        store(gv + j, (restarts ? c + change * exp_of(log_m) : c) * scaled);
+        store(s + j, summed);
+        store(gv + j, (restarts ? c + own * exp_of(log_m) : c) * scaled);
     }
     return sums;
 }
@@ -168,6 +179,7 @@ static Sums differentiate_block(
 {
     const long m = padded(it->N2), at = (batch * it->H + head) * it->N1 + first;
     const float p = it->p[head], restart = it->restart ? it->restart[head] : 0.0f;
+    const Key pair = key_of_pair(it, batch * it->H + head);
     Sums found = {0, 0};
     for (long i = 0; i < rows; i++) {
         const float *g = row_of(it->upstream, batch, head, first + i), *node = row_of(it->node, batch, head, first + i);
@@ -177,11 +189,12 @@ static Sums differentiate_block(
         const float x2 = size_of(it, x, i);
         float *s = room->a + i * m, *xy = room->b + i * m, *gv = room->c + i * m;
         finish_scores(it, first + i, row_of(it->mask, batch, head, first + i), s);
-#define DIFFERENTIATE(near, restarts)                                                                                  \
-    differentiate_row(it, near, restarts, p, x2, room->y2, it->row_max[at + i], it->row_log[at + i], log_total, delta, \
-                      beta * surplus, s, xy, gv, room->e_sums)
-        RowSums sums = x.at ? (it->restart ? DIFFERENTIATE(1, 1) : DIFFERENTIATE(1, 0))
-                            : (it->restart ? DIFFERENTIATE(0, 1) : DIFFERENTIATE(0, 0));
+#define DIFFERENTIATE(near, restarts, dropping)                                                                        \
+    differentiate_row(it, near, restarts, dropping, drops_of(it, pair, first + i), p, x2, room->y2, it->row_max[at + i], \
+                      it->row_log[at + i], log_total, delta, beta * surplus, s, xy, gv, room->e_sums)
+#define EITHER(near, restarts) (it->seed ? DIFFERENTIATE(near, restarts, 1) : DIFFERENTIATE(near, restarts, 0))
+        RowSums sums = x.at ? (it->restart ? EITHER(1, 1) : EITHER(1, 0)) : (it->restart ? EITHER(0, 1) : EITHER(0, 0));
+#undef EITHER
 #undef DIFFERENTIATE
         found.p += 0.5 * sum_of(sums.p);
         found.restart += surplus * share;

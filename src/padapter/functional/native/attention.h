@@ -20,10 +20,11 @@ typedef struct {
     float *row_max, *row_log, *log_total; /* (B, H, N1) */
     float *p, *restart;                   /* (H,) */
     float *d_p, *d_restart;               /* (B, H) */
+    const long long *seed;                /* of dropped weights, which kept ones make up for; null: none is */
     long B, H, N1, N2, DK, DH;
     long key_groups, value_groups, y_groups; /* how many query heads share a head */
-    long causal;
-    float scale, relative, least, largest_inverse;
+    long causal, below;
+    float scale, relative, least, largest_inverse, factor;
     long threads;  /* how many may work on it */
     long backward; /* 1 in the backward pass */
     long next;     /* number of the next (batch, head) pair; threads count it up together */
@@ -39,6 +40,7 @@ typedef struct {
 
 typedef float Floats __attribute__((vector_size(4 * LANES)));
 typedef int Ints __attribute__((vector_size(4 * LANES)));
+typedef unsigned Words __attribute__((vector_size(4 * LANES)));
 typedef float Unaligned __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
 static inline Floats load(const float *from) { return (Floats)*(const Unaligned *)from; }

@@ -26,9 +26,9 @@ _VIEWS = (
     "query", "key", "value", "node", "x", "y", "metric", "mask", "upstream", "out",
     "d_query", "d_key", "d_value", "d_node", "d_x", "d_y",
 )  # fmt: skip
-_ARRAYS = ("row_max", "row_log", "log_total", "p", "restart", "d_p", "d_restart")
-_LONGS = ("B", "H", "N1", "N2", "DK", "DH", "key_groups", "value_groups", "y_groups", "causal")
-_NUMBERS = ("scale", "relative", "least", "largest_inverse")
+_ARRAYS = ("row_max", "row_log", "log_total", "p", "restart", "d_p", "d_restart", "seed")
+_LONGS = ("B", "H", "N1", "N2", "DK", "DH", "key_groups", "value_groups", "y_groups", "causal", "below")
+_NUMBERS = ("scale", "relative", "least", "largest_inverse", "factor")
 
 
 class _Problem(ctypes.Structure):
@@ -137,6 +137,10 @@ def _problem(inputs: Inputs) -> tuple[_Problem, list[Any]]:
     problem.y_groups = 1 if y is None else H // y.shape[1]
     problem.scale, problem.relative, problem.least = inputs.scale, inputs.relative, inputs.least
     problem.largest_inverse = _LARGEST_INVERSE
+    dropout = inputs.dropout()
+    if dropout is not None:
+        _array(problem, seed=dropout.seed)
+        problem.below, problem.factor = dropout.below, dropout.factor
     return problem, [tensors, numbers]
 
 
