@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from padapter.functional import p_laplacian_attention
+from padapter.functional import p_laplacian, p_laplacian_attention
 from padapter.functional.dispatch import forced
-from padapter.functional.fused import launch
+from padapter.functional.fused import dropout, launch
+from padapter.functional.fused.dropout import dropout_mask
 
 #: Kernels run on the CPU in Triton's interpreter, or natively where there is a GPU (see tests/conftest.py).
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -102,6 +103,22 @@ def masks(name: str, *, B: int = 1, H: int = 2, N1: int = 20, N2: int = 19, dtyp
         "causal": {"is_causal": True},
         "causal and bool": {"is_causal": True, "attention_mask": keep.to(DEVICE)},
     }[name]
+
+
+def seed_of(number: int) -> Tensor:
+    return torch.tensor([number], device=DEVICE)
+
+
+def both_with_one_mask(monkeypatch: pytest.MonkeyPatch, seed: int = 2**62 + 12345) -> None:
+    """Kernels get this seed, and the eager path the mask that follows from it."""
+
+    def drop(weights: Tensor, dropout_p: float) -> Tensor:
+        factor = 1 / (1 - dropout_p) if dropout_p < 1 else 0.0
+        B, H, N1, N2 = weights.shape
+        return weights * dropout_mask(seed_of(seed), B, H, N1, N2, dropout_p) * factor
+
+    monkeypatch.setattr(dropout, "draw_seed", lambda device: seed_of(seed))
+    monkeypatch.setattr(p_laplacian, "drop", drop)
 
 
 def run(kernel: str, tensors: dict[str, Tensor], arguments: dict[str, Any]) -> dict[str, Tensor]:

@@ -10,10 +10,23 @@ import sys
 
 import pytest
 import torch
-from kernel_cases import DEVICE, NATIVE, assert_near, double, error, inputs, kernels, masks, run, small_and_quick
+from kernel_cases import (
+    DEVICE,
+    NATIVE,
+    assert_near,
+    both_with_one_mask,
+    double,
+    error,
+    inputs,
+    kernels,
+    masks,
+    run,
+    seed_of,
+    small_and_quick,
+)
 from torch.utils.checkpoint import checkpoint
 
-from padapter.functional import dispatch, native, p_laplacian, p_laplacian_attention
+from padapter.functional import dispatch, native, p_laplacian_attention
 from padapter.functional.dispatch import forced
 from padapter.functional.fused import dropout, launch, operators, self_check
 from padapter.functional.fused.dropout import Dropout, dropout_mask
@@ -31,21 +44,6 @@ SMALL = {"N1": 5, "N2": 6, "dk": 8, "dh": 4}
 @pytest.fixture(autouse=True)
 def _interpreter(monkeypatch):
     small_and_quick(monkeypatch)
-
-
-def seed_of(number):
-    return torch.tensor([number], device=DEVICE)
-
-
-def both_with_one_mask(monkeypatch, seed=2**62 + 12345):
-    """Kernels get this seed, and the eager path the mask that follows from it."""
-
-    def drop(weights, dropout_p):
-        factor = 1 / (1 - dropout_p) if dropout_p < 1 else 0.0
-        return weights * dropout_mask(seed_of(seed), *weights.shape, dropout_p) * factor
-
-    monkeypatch.setattr(dropout, "draw_seed", lambda device: seed_of(seed))
-    monkeypatch.setattr(p_laplacian, "drop", drop)
 
 
 # The numbers.
@@ -244,10 +242,13 @@ def test_a_seed_repeats_a_call_and_the_next_call_has_another(kernel):
 @one_kind
 def test_without_dropout_nothing_is_drawn(kernel):
     tensors, arguments = inputs(**SMALL)
-    before = torch.get_rng_state()
+    state = torch.get_rng_state if DEVICE.type == "cpu" else torch.cuda.get_rng_state
+    before = state()
     with forced(kernel):
         p_laplacian_attention(**tensors, **arguments)
-    assert torch.equal(torch.get_rng_state(), before)
+        assert torch.equal(state(), before)
+        p_laplacian_attention(**tensors, **arguments, dropout_p=0.1)
+        assert not torch.equal(state(), before)
 
 
 @one_kind

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from kernel_cases import TOLERANCE, assert_near, double, error, inputs, masks, run
+from kernel_cases import TOLERANCE, assert_near, both_with_one_mask, double, error, inputs, masks, run
 
 from padapter.functional import dispatch, p_laplacian_attention
 
@@ -34,6 +34,14 @@ def test_the_kernels_are_chosen_by_themselves():
 def test_4096_tokens(dtype, mask, degree):
     tensors, arguments = large(dtype)
     arguments |= {"degree": degree, **masks(mask, N1=N, N2=N, dtype=dtype)}
+    assert_near(run("triton", tensors, arguments), run("eager", double(tensors), double(arguments)), dtype, factor=4)
+
+
+@pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
+def test_4096_tokens_with_dropout(monkeypatch, dtype):
+    both_with_one_mask(monkeypatch)
+    tensors, arguments = large(dtype)
+    arguments |= {"is_causal": True, "dropout_p": 0.1}
     assert_near(run("triton", tensors, arguments), run("eager", double(tensors), double(arguments)), dtype, factor=4)
 
 
