@@ -10,13 +10,14 @@ from typing import Annotated, TextIO
 import typer
 
 from padapter.cli.compare import compare_command
-from padapter.cli.data import convert_command
+from padapter.cli.data import convert_command, preview_command
 from padapter.cli.environment import env_command
 from padapter.cli.flags import command, guarded
 from padapter.cli.handlers import check_command, eval_command, methods_command, predict_command
 from padapter.cli.handlers import train_command as train_handler
 from padapter.converters import CONVERTERS
 from padapter.options import CompareOptions, DataCheckOptions, EvalOptions, PredictOptions, TrainOptions
+from padapter.preview import PreviewOptions
 
 app = typer.Typer(
     name="padapter",
@@ -36,6 +37,7 @@ app.command("env")(guarded(env_command))
 data.command("check")(command(DataCheckOptions, check_command))
 for converter in CONVERTERS.values():
     data.command(f"from-{converter.name}")(command(converter.options, convert_command(converter)))
+data.command("preview")(command(PreviewOptions, preview_command))
 app.add_typer(data, name="data")
 
 

@@ -11,6 +11,7 @@ from padapter.cli.handlers import BAD_DATA, prepare
 
 if TYPE_CHECKING:
     from padapter.converters import Converter
+    from padapter.preview import PreviewOptions
 
 _PROBLEMS = 10
 
@@ -29,3 +30,15 @@ def convert_command(converter: Converter) -> Callable[[Any], None]:
 
     run.__doc__ = converter.read.__doc__
     return run
+
+
+def preview_command(options: PreviewOptions) -> None:
+    """Write a page of sample rows as the model will see them, with counts and everything that is wrong."""
+    from padapter.preview.page import write_preview
+
+    prepare(torch_too=options.model is not None)
+    found = write_preview(options)
+    report = found.survey.report
+    shown = sum(map(len, found.cards.values()))
+    problems = f"{len(report.problems)} problems" if report.problems else "no problems"
+    print(f"{options.output}: {shown} of {report.rows} rows of the task {found.task.name}; {problems}")
