@@ -25,7 +25,7 @@ USUAL: Mapping[str, tuple[str, ...]] = {
         "image", "imagepath", "imagefile", "imagefilename", "imagename", "img", "imgpath", "imgname", "filename",
         "filepath", "file", "path", "picture", "photo", "pic", "imageid", "imgid",
     ),
-    "question": ("question", "questions", "query", "sent", "q"),
+    "question": ("question", "questions", "query", "q"),
     "answer": ("answer", "answers", "goldanswer", "groundtruth", "response", "target", "a", "label"),
     "caption": ("caption", "captions", "description", "text", "sentence", "sentences", "alttext", "comment", "title"),
     "hypothesis": ("hypothesis", "statement", "claim", "sentence2", "sentence"),
@@ -162,6 +162,9 @@ def _choose_task(
         guesses = _guess([role for role in NEEDED[task] if role not in named], free)
         if all(role in named or role in guesses for role in NEEDED[task]):
             found[task] = guesses
+    # "sentence" with "label" is a statement, alone a caption: the task that explains more columns wins.
+    used = {task: set(guesses.values()) for task, guesses in found.items()}
+    found = {task: it for task, it in found.items() if not any(used[task] < other for other in used.values())}
     if len(found) == 1:
         return next(iter(found.items()))
     if meant:
