@@ -225,6 +225,14 @@ def test_a_model_with_tiles(tmp_path):
     assert sample.seen.prompt_tokens > 10
 
 
+def test_a_file_is_called_by_its_name_and_a_world_by_its_split(tmp_path):
+    folder = folder_of(tmp_path, test=[asked(0)])
+    assert list(preview(options(folder, data=str(folder / "test.jsonl"))).cards) == ["test.jsonl"]
+    found = preview(options(folder, data="shapes:source:test:2", task="entailment"))
+    assert [split.name for split in found.splits] == ["test"]
+    assert {card.image for card in found.cards["test"]} == {f"source-test-00000{n}.png" for n in range(2)}
+
+
 def test_writing(tmp_path):
     folder = folder_of(tmp_path, train=[asked(0)])
     done = write_preview(options(folder))

@@ -80,7 +80,7 @@ def preview(options: PreviewOptions) -> Preview:
     """Collect what the page shows; arguments and errors as of :func:`write_preview`."""
     task = _task(options)
     reader = None if options.model is None else Reader(options.model, task)
-    seen = survey(options.data, task, split=options.split, seed=options.seed, decode=False)
+    seen = _named(survey(options.data, task, split=options.split, seed=options.seed, decode=False), options.data)
     chosen = choose(seen, options.rows, options.seed)
     return Preview(
         title=Path(options.data).expanduser().resolve().name if Path(options.data).exists() else options.data,
@@ -100,6 +100,17 @@ def preview(options: PreviewOptions) -> Preview:
 def render(found: Preview) -> str:
     """The page as HTML; everything that comes from data is escaped."""
     return render_page("padapter.preview", page=found)
+
+
+def _named(found: Survey, spec: str) -> Survey:
+    """The survey with the splits under names that are true: a file is no split, and a world's spec names its own."""
+    file = Path(spec).expanduser()
+    names = {split: file.name if file.is_file() else source.split for split, source in found.sources.items()}
+    return Survey(
+        found.report,
+        {names[split]: source for split, source in found.sources.items()},
+        {names[split]: examples for split, examples in found.examples.items()},
+    )
 
 
 def _task(options: PreviewOptions) -> Task:

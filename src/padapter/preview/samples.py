@@ -103,11 +103,15 @@ def samples(survey: Survey, split: str, examples: list[Example], task: Task, rea
     if not examples:
         return []
     ids = datasets.Dataset.from_dict({"id": [example.id for example in examples]})
-    table = survey.sources[split].images.attach(ids, [example.image for example in examples])
-    return [_sample(example, table[index]["image"], task, reader) for index, example in enumerate(examples)]
+    images = survey.sources[split].images
+    table = images.attach(ids, [example.image for example in examples])
+    named = images.place is not None  # otherwise pictures have numbers
+    return [
+        _sample(example, table[index]["image"], task, reader, named=named) for index, example in enumerate(examples)
+    ]
 
 
-def _sample(example: Example, source: Any, task: Task, reader: Reader | None) -> Sample:
+def _sample(example: Example, source: Any, task: Task, reader: Reader | None, *, named: bool) -> Sample:
     row = {"image": source, **example.values}
     try:
         picture, problem = open_image(source), None
@@ -119,7 +123,7 @@ def _sample(example: Example, source: Any, task: Task, reader: Reader | None) ->
     tokens = seen.target_tokens if seen is not None and seen.problem is None else (None,) * len(targets)
     return Sample(
         example.id,
-        str((source or {}).get("path") or example.image).rpartition("/")[2] or example.image,
+        example.image if named else str((source or {}).get("path") or f"picture {example.image}"),
         None if picture is None else thumbnail(picture),
         _squares(picture, seen),
         problem,
