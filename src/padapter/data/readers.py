@@ -73,7 +73,7 @@ def _read_json_lines(path: Path, content: bytes) -> Iterator[RawRow]:
         if "image" not in whole and any(_holds_objects(value) for value in whole.values()):
             raise UserError(
                 f"{path}: holds one JSON object ({_keys(whole)}), not rows. Expected one row per line or "
-                "a list of rows; `padapter data from-coco`, `from-vqa` and others convert files (see docs/data.md)."
+                "a list of rows; COCO and VQA files are converted by `padapter data from-coco` and `from-vqa`."
             )
         yield RawRow(str(path), 1, whole)
         return
