@@ -12,14 +12,17 @@ from typer.testing import CliRunner
 
 import padapter
 from padapter.cli import app
+from padapter.converters import CONVERTERS
 from padapter.options import DataCheckOptions, EvalOptions, PredictOptions, TrainOptions, flag_of
+from padapter.preview import PreviewOptions
 
 COMMANDS = {
     "train": TrainOptions,
     "eval": EvalOptions,
     "predict": PredictOptions,
     "data check": DataCheckOptions,
-    "data convert": None,
+    "data preview": PreviewOptions,
+    **{f"data from-{converter.name}": converter.options for converter in CONVERTERS.values()},
     "data": None,
     "methods": None,
     "env": None,

@@ -108,7 +108,7 @@ class Example:
     values: dict[str, Any]
 
 
-def check_data(spec: str, task: DataTask, *, split: str | None = None, seed: int = 0) -> Report:
+def check_data(spec: str, task: DataTask, *, split: str | None = None, seed: int = 0, decode: bool = True) -> Report:
     """Check every row and decode every picture of a data set, and report all problems at once.
 
     Args:
@@ -116,6 +116,7 @@ def check_data(spec: str, task: DataTask, *, split: str | None = None, seed: int
         task: The task they are for.
         split: One split, or None for every split of a folder.
         seed: For built-in worlds.
+        decode: False where the pictures have been decoded just now: only header and end of each are read.
 
     Returns:
         The report; ``report.ok`` is False if there is any problem.
@@ -123,12 +124,33 @@ def check_data(spec: str, task: DataTask, *, split: str | None = None, seed: int
     Raises:
         UserError: There is nothing to check: no such file, no such split, not data.
     """
+    return survey(spec, task, split=split, seed=seed, decode=decode).report
+
+
+@dataclass(frozen=True)
+class Survey:
+    """Everything that a check has seen.
+
+    Attributes:
+        report: What it found.
+        sources: Rows and pictures by split.
+        examples: Usable rows by split.
+    """
+
+    report: Report
+    sources: dict[str, Source]
+    examples: dict[str, list[Example]]
+
+
+def survey(spec: str, task: DataTask, *, split: str | None = None, seed: int = 0, decode: bool = True) -> Survey:
+    """The same as :func:`check_data`, with the rows that were read."""
     found = available_splits(spec) if split is None else None
     whole = Report(spec)
     sources = {}
+    examples = {}
     for name in found or [split or "train"]:
         source = sources[name] = open_source(spec, task.name, split=name, seed=seed)
-        report, _ = examine(source, task.fields, decode=True)
+        report, examples[name] = examine(source, task.fields, decode=decode)
         whole.rows += report.rows
         whole.good += report.good
         whole.dropped += report.dropped
@@ -136,7 +158,7 @@ def check_data(spec: str, task: DataTask, *, split: str | None = None, seed: int
         whole.notes += [f"{name}: {note}" for note in report.notes] if found else report.notes
         whole.splits[name] = report.rows
     whole.notes += _across(sources)
-    return whole
+    return Survey(whole, sources, examples)
 
 
 def examine(source: Source, fields: Sequence[Field], *, decode: bool) -> tuple[Report, list[Example]]:
