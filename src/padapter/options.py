@@ -265,6 +265,22 @@ class PredictOptions(SourceOptions):
 
 
 @dataclass(kw_only=True)
+class SubmitOptions:
+    """Options of ``padapter submit``."""
+
+    predictions: str = option(
+        metavar="PREDICTIONS", positional=True, help="predictions.jsonl of a run or of `eval`, or what `predict` wrote."
+    )
+    data: str = option(metavar="DATA", help="The data that were answered: their ids must be those of the predictions.")
+    split: str = option("test", help="Split of the data.")
+    format: str | None = option(
+        None, metavar="NAME", help="What the server accepts; an unknown one lists them all. (default: that of DATA)"
+    )
+    output: str = option(metavar="FILE", help="JSON file for the server.")
+    overwrite: bool = option(False, in_yaml=False, help="Replace --output if it exists.")
+
+
+@dataclass(kw_only=True)
 class DataCheckOptions:
     """Options of ``padapter data check``."""
 

@@ -52,7 +52,12 @@ def asking(**changes):
 def test_order_and_batches(backbone, rows):
     spy, recorded = Spy(backbone), []
     found = predict_rows(
-        spy, VQA, rows.dataset, asking(eval_batch_size=4), record=lambda p: recorded.append(p.id), quiet=True
+        spy,
+        VQA,
+        rows.dataset,
+        asking(eval_batch_size=4),
+        record=lambda batch: recorded.extend(p.id for p in batch),
+        quiet=True,
     )
     assert [prediction.id for prediction in found] == rows.dataset["id"]
     assert [len(batch) for batch in spy.batches] == [4, 4, 2]
@@ -128,7 +133,7 @@ def test_answers_are_written_as_they_come_and_then_in_order(backbone, rows, tmp_
     original = type(backbone).generate
 
     def fails_late(self, images, prompts, **settings):
-        if (tmp_path / "deep" / "predictions.jsonl.partial").read_text().count("\n") == 8:
+        if (tmp_path / "deep" / "predictions.jsonl.partial").read_text().count("\n") == 9:
             raise RuntimeError
         return original(self, images, prompts, **settings)
 

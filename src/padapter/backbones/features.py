@@ -15,6 +15,7 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
+from padapter.backbones.digest import add_tensors
 from padapter.backbones.feature_store import FeatureStore
 from padapter.data import Picture
 from padapter.errors import UserError
@@ -156,9 +157,7 @@ def encoder_digest(encoder: nn.Module, identity: Mapping[str, Any]) -> str:
         **identity,
     }
     digest = hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode())
-    for name, value in sorted(encoder.state_dict().items()):
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    add_tensors(digest, encoder.state_dict())
     return digest.hexdigest()[:32]
 
 

@@ -13,10 +13,10 @@ from padapter.cli.compare import compare_command
 from padapter.cli.data import convert_command, preview_command
 from padapter.cli.environment import env_command
 from padapter.cli.flags import command, guarded
-from padapter.cli.handlers import check_command, eval_command, methods_command, predict_command
+from padapter.cli.handlers import check_command, eval_command, methods_command, predict_command, submit_command
 from padapter.cli.handlers import train_command as train_handler
 from padapter.converters import CONVERTERS
-from padapter.options import CompareOptions, DataCheckOptions, EvalOptions, PredictOptions, TrainOptions
+from padapter.options import CompareOptions, DataCheckOptions, EvalOptions, PredictOptions, SubmitOptions, TrainOptions
 from padapter.preview import PreviewOptions
 
 app = typer.Typer(
@@ -31,6 +31,7 @@ data = typer.Typer(help="Make data of what you have, check them, and look at the
 app.command("train")(command(TrainOptions, train_handler))
 app.command("eval")(command(EvalOptions, eval_command))
 app.command("predict")(command(PredictOptions, predict_command))
+app.command("submit")(command(SubmitOptions, submit_command))
 app.command("compare")(command(CompareOptions, compare_command))
 app.command("methods")(guarded(methods_command))
 app.command("env")(guarded(env_command))
@@ -63,7 +64,21 @@ def main() -> None:
     # Forked data workers and tokenizer threads do not mix; without this every worker prints a warning.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     warnings.showwarning = _show_warning
-    app()
+    try:
+        app()
+    except SystemExit as stop:
+        _leave(stop.code if isinstance(stop.code, int) else int(stop.code is not None), None)
+        raise
+    except BaseException as problem:
+        _leave(1, problem)
+        raise
+
+
+def _leave(status: int, problem: BaseException | None) -> None:
+    """End here if this is one of several processes; commands that can use several have imported the module."""
+    processes = sys.modules.get("padapter.evaluation.processes")
+    if processes is not None:
+        processes.leave_processes(status, problem)
 
 
 def _show_warning(

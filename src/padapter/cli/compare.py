@@ -18,6 +18,9 @@ FAILED = 1
 def compare_command(options: CompareOptions) -> None:
     """Compare methods on benchmarks over seeds: train, score, report. The same command continues a comparison."""
     prepare()
+    from padapter.evaluation.processes import refuse_several
+
+    refuse_several("padapter compare")
     if options.match or options.dry_run:
         _print_plan(options)
         return

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from padapter.options import DataCheckOptions, EvalOptions, PredictOptions, TrainOptions
+from padapter.options import DataCheckOptions, EvalOptions, PredictOptions, SubmitOptions, TrainOptions
 
 if TYPE_CHECKING:
     from padapter.data import Report
@@ -40,9 +40,11 @@ def train_command(options: TrainOptions) -> None:
 def eval_command(options: EvalOptions) -> None:
     """Score a run, or a model with or without an adapter, on data."""
     prepare()
-    from padapter.evaluation import evaluate_source
+    from padapter.evaluation import evaluate_source, join_processes
 
     report = evaluate_source(options)
+    if not join_processes().main:
+        return
     _print_scores(report, report["scores"], None, compare=False)
     if options.output is not None:
         print(f"results in {options.output}")
@@ -54,6 +56,17 @@ def predict_command(options: PredictOptions) -> None:
     from padapter.evaluation import predict_source
 
     predict_source(options)
+
+
+def submit_command(options: SubmitOptions) -> None:
+    """Write the file that a benchmark's evaluation server accepts, if the predictions answer each row once."""
+    from padapter.evaluation.submit.convert import submit
+
+    prepare()
+    done = submit(options)
+    print(f"{done.path}: {done.entries} entries for {done.form.name} ({done.form.summary})")
+    for note in done.notes:
+        print(f"note: {note}")
 
 
 def check_command(options: DataCheckOptions) -> None:
@@ -159,5 +172,6 @@ __all__ = [
     "eval_command",
     "methods_command",
     "predict_command",
+    "submit_command",
     "train_command",
 ]

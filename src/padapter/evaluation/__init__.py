@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from padapter.evaluation.evaluate import Evaluation, evaluate, evaluate_source, predict_source
 from padapter.evaluation.predict import Asking, predict_rows, resolve_asking
+from padapter.evaluation.processes import join_processes
 from padapter.evaluation.results import peak_memory, provenance, write_json
 from padapter.evaluation.source import Source, load_source
 
@@ -13,6 +14,7 @@ __all__ = [
     "Source",
     "evaluate",
     "evaluate_source",
+    "join_processes",
     "load_source",
     "peak_memory",
     "predict_rows",

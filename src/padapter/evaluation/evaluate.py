@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from padapter.data import Field, LoadedData, load_data
+from padapter.data import LoadedData, load_data
 from padapter.errors import UserError
+from padapter.evaluation.answers import answer_rows
 from padapter.evaluation.files import check_file, check_folder, output_problems
-from padapter.evaluation.predict import Asking, predict_rows, without_images
+from padapter.evaluation.journal import remove_partials
+from padapter.evaluation.predict import Asking, without_images
+from padapter.evaluation.processes import join_processes
 from padapter.evaluation.results import peak_memory, provenance, write_json, write_jsonl
 from padapter.evaluation.source import load_source
 from padapter.options import EvalOptions, PredictOptions
 from padapter.tasks import Prediction, Scores, Task
+from padapter.tasks.unanswered import asked_fields, unanswered
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -34,7 +38,7 @@ class Evaluation:
         metrics: metric name to value.
         rule: the rule by which answers were compared; stands beside every number.
         rows: how many rows were scored.
-        seconds: wall time of predicting and scoring.
+        seconds: wall time of predicting and scoring; answers kept from an interrupted evaluation took none of it.
         predictions: one answer per row, in the rows' order.
         per_item: row id to its own score, where the metric has one.
         details: counts that are no scores, such as a confusion matrix; empty for most tasks.
@@ -67,10 +71,14 @@ def evaluate(
     *,
     candidates: Sequence[str] | None = None,
     output: Path | None = None,
+    overwrite: bool = False,
     title: str = "scoring",
     quiet: bool = False,
 ) -> Evaluation:
-    """Answer every row and score the answers.
+    """Answer every row and score the answers: ``padapter eval``, and every score of ``padapter train``.
+
+    Where several processes work together (see :func:`padapter.evaluation.processes.join_processes`) all of them make
+    the call and get the same evaluation; the first one scores and writes.
 
     Args:
         backbone: the model that answers.
@@ -80,25 +88,38 @@ def evaluate(
         candidates: the closed set of answers, for ranking.
         output: JSONL file for the answers. They are written to ``<output>.partial`` as they come and, when all are
             there, to ``output`` in the rows' order together with the references, the score of each and its rule.
+            What an interrupted call has left there is gone on from.
+        overwrite: drop what is there if another model, other data or other options gave it.
         title: stands beside the progress bar.
         quiet: no progress bar.
+
+    Raises:
+        UserError: see :func:`padapter.evaluation.answers.answer_rows`; or the answers cannot be scored.
     """
     start = time.perf_counter()
-    with _as_they_come(output) as stream:
-        predictions = predict_rows(
-            backbone,
-            task,
-            data.dataset,
-            asking,
-            candidates=candidates,
-            record=(lambda prediction: write_line(stream, as_line(prediction))) if stream else None,
-            title=title,
-            quiet=quiet,
-        )
-    scores = task.score(predictions, data.dataset)
-    if output is not None:
-        write_jsonl(output, _full_lines(predictions, data.dataset, scores))
-        partial_path(output).unlink()
+    processes = join_processes()
+    predictions = answer_rows(
+        backbone,
+        task,
+        data.dataset,
+        asking,
+        fingerprint=data.fingerprint,
+        processes=processes,
+        candidates=candidates,
+        output=output,
+        overwrite=overwrite,
+        title=title,
+        quiet=quiet,
+    )
+
+    def score() -> Scores:
+        scores = task.score(predictions, data.dataset)
+        if output is not None:
+            write_jsonl(output, _full_lines(predictions, data.dataset, scores))
+            remove_partials(output)
+        return scores
+
+    scores = processes.on_main(score)
     return Evaluation(
         metrics=dict(scores.metrics),
         rule=scores.rule,
@@ -146,6 +167,7 @@ def _evaluate_into(folder: Path | None, options: EvalOptions) -> dict[str, Any]:
         source.asking,
         candidates=candidates,
         output=answers,
+        overwrite=options.overwrite,
         quiet=options.quiet,
     )
     report = {
@@ -159,7 +181,7 @@ def _evaluate_into(folder: Path | None, options: EvalOptions) -> dict[str, Any]:
         "memory": peak_memory(),
         "provenance": provenance(),
     }
-    if folder is not None:
+    if folder is not None and join_processes().main:
         write_json(folder / "metrics.json", report)
     return report
 
@@ -188,26 +210,35 @@ def _predict_into(output: Path | None, options: PredictOptions, stream: TextIO |
             raise UserError(f"--output: {output} exists; choose another file or give --overwrite")
         check_file(output)
     source = load_source(options, load_model=False)
-    rows = _rows_to_answer(options, source.task)
+    rows, fingerprint = _rows_to_answer(options, source.task)
     source.load_model()
-    arguments: dict[str, Any] = {"candidates": source.candidates, "quiet": options.quiet}
-    if output is None:
-        predictions = predict_rows(source.backbone, source.task, rows, source.asking, **arguments)
-        for prediction in predictions:
-            write_line(stream or sys.stdout, as_line(prediction))
-        return predictions
-    with _as_they_come(output) as partial:
-        predictions = predict_rows(
-            source.backbone,
-            source.task,
-            rows,
-            source.asking,
-            record=lambda prediction: write_line(partial, as_line(prediction)),
-            **arguments,
-        )
-    write_jsonl(output, [as_line(prediction) for prediction in predictions])
-    partial_path(output).unlink()
+    processes = join_processes()
+    predictions = answer_rows(
+        source.backbone,
+        source.task,
+        rows,
+        source.asking,
+        fingerprint=fingerprint,
+        processes=processes,
+        candidates=source.candidates,
+        output=output,
+        overwrite=options.overwrite,
+        quiet=options.quiet,
+    )
+    if processes.main:
+        _deliver(predictions, output, stream or sys.stdout)
     return predictions
+
+
+def _deliver(predictions: Sequence[Prediction], output: Path | None, stream: TextIO) -> None:
+    lines = [as_line(prediction) for prediction in predictions]
+    if output is not None:
+        write_jsonl(output, lines)
+        remove_partials(output)
+        return
+    for line in lines:
+        stream.write(json.dumps(line, ensure_ascii=False) + "\n")
+    stream.flush()
 
 
 def describe_data(data: LoadedData) -> dict[str, Any]:
@@ -230,28 +261,6 @@ def as_line(prediction: Prediction) -> dict[str, Any]:
     return line
 
 
-def write_line(stream: TextIO | None, line: Mapping[str, Any]) -> None:
-    """Write one JSON line and flush it, so that a crash keeps what was answered."""
-    if stream is not None:
-        stream.write(json.dumps(line, ensure_ascii=False) + "\n")
-        stream.flush()
-
-
-def partial_path(output: Path) -> Path:
-    """Where answers stand while they come."""
-    return output.with_name(output.name + ".partial")
-
-
-@contextmanager
-def _as_they_come(output: Path | None) -> Any:
-    if output is None:
-        yield None
-        return
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with partial_path(output).open("w", encoding="utf-8") as stream:
-        yield stream
-
-
 def _full_lines(predictions: Sequence[Prediction], rows: Dataset, scores: Scores) -> Iterable[dict[str, Any]]:
     for prediction, row in zip(predictions, without_images(rows), strict=True):
         fields = {name: value for name, value in row.items() if name not in ("id", "text") and value is not None}
@@ -260,27 +269,22 @@ def _full_lines(predictions: Sequence[Prediction], rows: Dataset, scores: Scores
         yield {**as_line(prediction), **scored, **fields}
 
 
-@dataclass(frozen=True)
-class _Unanswered:
-    """The task as the data reader sees it, without the fields that hold answers."""
-
-    name: str
-    fields: tuple[Field, ...]
-
-
-def _rows_to_answer(options: PredictOptions, task: Task) -> Dataset:
-    asked = asked_fields(task)
-    if options.data is not None:
-        kind = _Unanswered(task.name, asked)
-        return load_data(
-            options.data, kind, split=options.split, skip_bad_rows=options.skip_bad_rows, limit=options.limit
-        ).dataset
-    return one_row(task, str(options.image), options.text)
-
-
-def asked_fields(task: Task) -> tuple[Field, ...]:
-    """The fields that the model is given: the question or the hypothesis; none for captions."""
-    return tuple(field for field in task.fields if field.kind == "text" and field.required)
+def _rows_to_answer(options: PredictOptions, task: Task) -> tuple[Dataset, str]:
+    """The rows and their fingerprint."""
+    if options.data is None:
+        image = str(options.image)
+        row = one_row(task, image, options.text)
+        digest = hashlib.sha256(json.dumps([image, options.text]).encode())
+        digest.update(Path(image).read_bytes())
+        return row, digest.hexdigest()[:16]
+    data = load_data(
+        options.data,
+        unanswered(task),
+        split=options.split,
+        skip_bad_rows=options.skip_bad_rows,
+        limit=options.limit,
+    )
+    return data.dataset, data.fingerprint
 
 
 def one_row(task: Task, image: str, text: str | None) -> Dataset:

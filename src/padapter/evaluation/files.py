@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -85,9 +86,8 @@ def _is_about(problem: OSError, output: Path) -> bool:
         return problem.errno in _NO_ROOM
     own = Path(os.path.abspath(output))
     # A file is written beside its place first, under a name made from its own.
-    beside = any(
-        path.parent == own.parent and path.name.removeprefix(".").removesuffix(".partial") == own.name for path in named
-    )
+    name = re.compile(r"\.?" + re.escape(own.name) + r"(\.partial(-\d+)?)?")
+    beside = any(path.parent == own.parent and name.fullmatch(path.name) for path in named)
     return beside or any(path in (own, *own.parents) or own in path.parents for path in named)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,8 @@ import torch
 
 from padapter.backbones.base import evaluating
 from padapter.errors import UserError
-from padapter.evaluation.progress import progress
+from padapter.evaluation.processes import ALONE, Processes
+from padapter.evaluation.progress import Advance, progress
 from padapter.options import InferenceOptions
 from padapter.tasks import Prediction, Task
 
@@ -100,7 +101,9 @@ def predict_rows(
     asking: Asking,
     *,
     candidates: Sequence[str] | None = None,
-    record: Callable[[Prediction], None] | None = None,
+    known: Mapping[str, Prediction] | None = None,
+    record: Callable[[Sequence[Prediction]], None] | None = None,
+    processes: Processes = ALONE,
     title: str = "predicting",
     quiet: bool = False,
 ) -> list[Prediction]:
@@ -110,50 +113,55 @@ def predict_rows(
     prompts of similar length, longest first, so that padding is small and a batch that does not fit into memory fails
     at once. The returned list is in the order of ``rows``.
 
+    Several processes deal the batches out among themselves: the batches are those of one process, so that scores are
+    the same to the last digit, and none is filled up with rows that another process answers too.
+
     Args:
         backbone: the model that answers; put into eval mode for the time being.
         task: asks the question.
         rows: a dataset with ``id``, ``image`` and the task's columns.
         asking: how answers are obtained.
         candidates: the closed set of answers; needed when ``asking.inference`` is ``rank``.
-        record: called with every prediction as soon as it is there, in the order of the batches.
-        title: stands beside the progress bar.
+        known: answers that are there already, by row id; these rows are not asked.
+        record: called with the predictions of every batch of this process as soon as they are there.
+        processes: those that share the work; all of them make the call.
+        title: stands beside the progress bar of the main process.
         quiet: no progress bar.
 
     Returns:
-        One prediction per row.
+        One prediction per row, in every process.
 
     Raises:
-        UserError: when ranking is asked for and there is nothing to rank.
+        UserError: when ranking is asked for and there is nothing to rank, or another process is gone.
     """
     if asking.inference == "rank" and not candidates:
         raise UserError(
             f"--inference: 'rank' needs candidates, and task {task.name!r} has none here; use 'generate', "
             "name them with --candidates FILE, or give a --run that was trained with --inference rank"
         )
-    prompts = [task.prompt(row) for row in without_images(rows)]
-    pictures = _pictures(rows)
-    order = _order(prompts, pictures)
-    answers: dict[int, Prediction] = {}
+    ids, prompts, pictures = rows["id"][:], [task.prompt(row) for row in without_images(rows)], _pictures(rows)
+    known = known or {}
+    answers = {index: known[key] for index, key in enumerate(ids) if key in known}
+    mine = _unanswered(prompts, pictures, asking.batch_size, answers)[processes.index :: processes.count]
+    fresh: dict[int, Prediction] = {}
     with (
-        progress(title, len(prompts), quiet=quiet) as advance,
+        _bar(title, mine, processes, quiet) as advance,
         evaluating(backbone.model),
         _autocast(backbone, asking.precision),
     ):
-        for start in range(0, len(order), asking.batch_size):
-            batch = order[start : start + asking.batch_size]
+        for batch in mine:
             texts = [prompts[index] for index in batch]
-            asked = [rows[index] for index in batch]
-            shown = {pictures[index]: row["image"] for index, row in zip(batch, asked, strict=True)}
+            shown = {pictures[index]: rows[index]["image"] for index in batch}
             ready = {key: backbone.picture(source) for key, source in shown.items()}
             images = [ready[pictures[index]] for index in batch]
-            chosen = _answer(backbone, [row["id"] for row in asked], images, texts, asking, candidates)
-            for index, prediction in zip(batch, chosen, strict=True):
-                answers[index] = prediction
-                if record is not None:
-                    record(prediction)
+            chosen = list(_answer(backbone, [ids[index] for index in batch], images, texts, asking, candidates))
+            fresh.update(zip(batch, chosen, strict=True))
+            if record is not None:
+                record(chosen)
             advance(len(batch))
-    return [answers[index] for index in range(len(prompts))]
+    for share in processes.gather(fresh):
+        answers.update(share)
+    return [answers[index] for index in range(len(ids))]
 
 
 def without_images(rows: Dataset) -> Dataset:
@@ -182,6 +190,28 @@ def _order(prompts: Sequence[str], pictures: Sequence[int]) -> list[int]:
         return -longest[pictures[index]], pictures[index], -len(prompts[index]), index
 
     return sorted(range(len(prompts)), key=key)
+
+
+def _unanswered(
+    prompts: Sequence[str], pictures: Sequence[int], size: int, answered: Mapping[int, Prediction]
+) -> list[list[int]]:
+    """The batches that have rows without an answer, with those rows only.
+
+    Which rows share a batch is decided before the answered ones are taken out: an interruption between two batches
+    then changes nothing at all in those that follow.
+    """
+    order = _order(prompts, pictures)
+    batches = (order[start : start + size] for start in range(0, len(order), size))
+    left = ([index for index in batch if index not in answered] for batch in batches)
+    return [batch for batch in left if batch]
+
+
+def _bar(
+    title: str, batches: Sequence[Sequence[int]], processes: Processes, quiet: bool
+) -> AbstractContextManager[Advance]:
+    """A bar over this process's own rows."""
+    share = f" (1 of {processes.count} processes)" if processes.count > 1 else ""
+    return progress(title + share, sum(map(len, batches)), quiet=quiet or not processes.main)
 
 
 def _answer(

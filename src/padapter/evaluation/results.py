@@ -19,12 +19,7 @@ def provenance() -> dict[str, Any]:
     """Package versions and hardware of this process, as plain values."""
     import torch
 
-    versions = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            versions[name] = "not installed as a package"
+    versions = {"python": platform.python_version(), **package_versions(PACKAGES)}
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     hardware = {
         "platform": platform.platform(),
@@ -34,6 +29,17 @@ def provenance() -> dict[str, Any]:
         "gpus": gpus,
     }
     return {"versions": versions, "hardware": hardware}
+
+
+def package_versions(names: Iterable[str]) -> dict[str, str]:
+    """Versions of installed packages by name."""
+    versions = {}
+    for name in names:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "not installed as a package"
+    return versions
 
 
 def peak_memory() -> dict[str, int]:

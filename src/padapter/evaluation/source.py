@@ -15,6 +15,7 @@ from padapter.errors import UserError
 from padapter.evaluation.files import read_json
 from padapter.evaluation.pictures import read_preprocessing
 from padapter.evaluation.predict import Asking, resolve_asking, with_prompt
+from padapter.evaluation.processes import local_device
 from padapter.evaluation.scoring import with_scoring
 from padapter.methods import Method, get_method, method_of
 from padapter.options import SourceOptions, TrainOptions, options_from
@@ -138,13 +139,15 @@ def load_source(options: SourceOptions, *, load_model: bool = True) -> Source:
 def place(backbone: Backbone, device: str) -> None:
     """Move the model to ``auto`` (the GPU if there is one), ``cpu`` or ``cuda``.
 
+    Of several processes on one machine each takes a GPU of its own.
+
     Raises:
-        UserError: when there is no GPU and one is asked for.
+        UserError: when there is no GPU and one is asked for, or fewer than processes.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device: this machine has no GPU that torch can use; give 'cpu' or 'auto'")
-    chosen = "cuda" if device == "auto" and torch.cuda.is_available() else device
-    backbone.model.to("cpu" if chosen == "auto" else chosen)
+    use_gpu = device != "cpu" and torch.cuda.is_available()
+    backbone.model.to(local_device() if use_gpu else "cpu")
 
 
 def weights_folder(run: Path, method: Method[Any]) -> Path:

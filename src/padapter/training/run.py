@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 import time
@@ -23,6 +22,7 @@ from padapter.errors import UserError
 from padapter.evaluation.evaluate import Evaluation, describe_data, evaluate
 from padapter.evaluation.files import output_problems
 from padapter.evaluation.predict import Asking, resolve_asking, with_prompt
+from padapter.evaluation.processes import refuse_several
 from padapter.evaluation.results import peak_memory, provenance, write_json, write_text
 from padapter.evaluation.scoring import with_scoring
 from padapter.evaluation.source import place, weights_folder
@@ -104,7 +104,7 @@ class _Run:
         self.options, self.settings = resolve(options, self.method)
         self.asking: Asking = resolve_asking(self.task, options)
         self.augmentation = parse_augmentation(options.augment)
-        refuse_many_processes()
+        refuse_several("padapter train")
         folder.check(self.options)
 
     def go(self) -> TrainReport:
@@ -212,6 +212,8 @@ class _Run:
             self.asking,
             candidates=candidates,
             output=output,
+            # A run that continues may have reached other weights; what stands in its own folder need not be asked for.
+            overwrite=True,
             title=title,
             quiet=quiet or self.options.quiet,
         )
@@ -354,16 +356,6 @@ class _Run:
         )
         write_text(self.folder.card, model_card(metrics, self.method))
         return TrainReport(self.folder.path, metrics)
-
-
-def refuse_many_processes() -> None:
-    """Refuse a launch by ``torchrun`` or ``accelerate launch`` with several processes.
-
-    Raises:
-        UserError: always the same one.
-    """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError("padapter train runs in one process; start it without torchrun or accelerate launch")
 
 
 def _rhythm(what: str, every: str) -> dict[str, Any]:

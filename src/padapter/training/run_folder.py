@@ -10,6 +10,7 @@ from typing import Any
 
 from padapter.errors import UserError
 from padapter.evaluation.files import check_folder, read_json
+from padapter.evaluation.journal import remove_partials
 from padapter.evaluation.pictures import NAME as PREPROCESSING
 from padapter.evaluation.results import write_json, write_text
 from padapter.options import TrainOptions, flag_of, options_from, to_plain
@@ -22,9 +23,7 @@ OWN_FILES = (
     "candidates.json",
     "log.jsonl",
     "predictions.jsonl",
-    "predictions.jsonl.partial",
     "predictions_base.jsonl",
-    "predictions_base.jsonl.partial",
     "README.md",
 )
 OWN_FOLDERS = ("adapter", "model", "checkpoints", ".weights.partial")
@@ -115,6 +114,8 @@ class RunFolder:
             shutil.rmtree(self.path / name, ignore_errors=True)
         for name in OWN_FILES:
             (self.path / name).unlink(missing_ok=True)
+        for output in (self.predictions, self.base_predictions):
+            remove_partials(output)
 
     def last_checkpoint(self) -> Path | None:
         """The latest complete checkpoint."""

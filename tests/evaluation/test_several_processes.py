@@ -1,0 +1,308 @@
+"""Two processes answer as one does: every row once, in order, to the last digit; a lost process is noticed."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import socket
+import subprocess
+import sys
+import traceback
+from contextlib import redirect_stdout
+from datetime import timedelta
+from io import StringIO
+
+import pytest
+import torch
+from torch import distributed
+
+from padapter.backbones import load_backbone
+from padapter.data import load_data
+from padapter.errors import UserError
+from padapter.evaluation import evaluate, evaluate_source, predict_source, resolve_asking
+from padapter.evaluation.processes import join_processes, local_device
+from padapter.options import EvalOptions, InferenceOptions, PredictOptions
+from padapter.tasks import get_task
+
+VQA = get_task("vqa")
+LOOPBACK = next((name for _, name in socket.if_nameindex() if name in ("lo", "lo0")), "lo")
+ASKING = resolve_asking(VQA, InferenceOptions(inference="rank", eval_batch_size=3))
+WORDS = ["red", "blue", "two", "green"]
+
+
+class Spy:
+    """A backbone that remembers the prompts it was asked about, and ends the process at some batch."""
+
+    def __init__(self, backbone, last=None):
+        self.backbone, self.last, self.asked = backbone, last, []
+
+    def __getattr__(self, name):
+        return getattr(self.backbone, name)
+
+    def rank(self, images, prompts, *arguments, **settings):
+        if self.last is not None and len(self.asked) == self.last:
+            os._exit(7)
+        self.asked.append(len(prompts))
+        return self.backbone.rank(images, prompts, *arguments, **settings)
+
+
+@pytest.fixture
+def rows(data):
+    return load_data(data["vqa"], VQA, split="test")
+
+
+@pytest.fixture
+def backbone(model):
+    return load_backbone(model)
+
+
+@pytest.fixture
+def two(tmp_path):
+    """Runs a function in two connected processes; what each returned, or ``None`` for one that ended itself.
+
+    They are forked, which takes no time, and meet at a file, which cannot be taken by anybody else.
+    """
+    calls = []
+
+    def child(work, index, folder):
+        try:
+            torch.set_num_threads(1)
+            os.environ.update(GLOO_SOCKET_IFNAME=LOOPBACK, WORLD_SIZE="2", RANK=str(index), LOCAL_RANK=str(index))
+            distributed.init_process_group(
+                "gloo", init_method=f"file://{folder}/store", rank=index, world_size=2, timeout=timedelta(seconds=60)
+            )
+            (folder / f"{index}.json").write_text(json.dumps(work(index)))
+        except BaseException:
+            (folder / f"{index}.txt").write_text(traceback.format_exc())
+        os._exit(0)  # see leave_processes
+
+    def run(work):
+        folder = tmp_path / f"call-{len(calls)}"
+        folder.mkdir()
+        calls.append(folder)
+        fork = multiprocessing.get_context("fork")
+        children = [fork.Process(target=child, args=(work, index, folder)) for index in range(2)]
+        for process in children:
+            process.start()
+        for process in children:
+            process.join(timeout=120)
+            assert process.exitcode is not None, "a process waits for ever"
+        for problem in folder.glob("*.txt"):
+            raise AssertionError(problem.read_text())
+        results = [folder / f"{index}.json" for index in range(2)]
+        return [json.loads(path.read_text()) if path.exists() else None for path in results]
+
+    return run
+
+
+def test_two_answer_as_one(two, backbone, rows, tmp_path):
+    """Also without a file, as scores during training are made."""
+    whole = evaluate(backbone, VQA, rows, ASKING, candidates=WORDS, output=tmp_path / "one.jsonl", quiet=True)
+
+    def work(index):
+        spy = Spy(backbone)
+        result = evaluate(spy, VQA, rows, ASKING, candidates=WORDS, output=tmp_path / "two.jsonl", quiet=True)
+        unwritten = evaluate(backbone, VQA, rows, ASKING, candidates=WORDS, quiet=True)
+        assert result.predictions == unwritten.predictions == whole.predictions
+        assert result.metrics == unwritten.metrics == whole.metrics
+        assert result.per_item == unwritten.per_item == whole.per_item
+        return spy.asked
+
+    assert two(work) == [[3, 3], [3, 1]]  # 10 rows in batches of 3
+    assert (tmp_path / "two.jsonl").read_bytes() == (tmp_path / "one.jsonl").read_bytes()
+    assert not list(tmp_path.glob("*.partial*"))
+
+
+def test_a_lost_process_is_noticed_and_nothing_answered_is_lost(two, backbone, rows, tmp_path):
+    evaluate(backbone, VQA, rows, ASKING, candidates=WORDS, output=tmp_path / "one.jsonl", quiet=True)
+    output = tmp_path / "two.jsonl"
+    common = {"candidates": WORDS, "output": output, "quiet": True}
+
+    def work(index):
+        spy = Spy(backbone, last=1 if index == 1 else None)
+        with pytest.raises(UserError, match="process 1 of 2: another process stopped"):
+            evaluate(spy, VQA, rows, ASKING, **common)
+        return spy.asked
+
+    assert two(work) == [[3, 3], None]
+    answered = {path.name: path.read_text().count("\n") - 1 for path in tmp_path.glob("*.partial*")}
+    assert answered == {"two.jsonl.partial": 6, "two.jsonl.partial-1": 3}
+    assert not output.exists()
+
+    again = Spy(backbone)  # in one process
+    evaluate(again, VQA, rows, ASKING, **common)
+    assert again.asked == [1]
+    assert output.read_bytes() == (tmp_path / "one.jsonl").read_bytes()
+    assert not list(tmp_path.glob("*.partial*"))
+
+
+def test_two_go_on_from_one(two, backbone, rows, tmp_path):
+    whole = evaluate(backbone, VQA, rows, ASKING, candidates=WORDS, quiet=True)
+    common = {"candidates": WORDS, "output": tmp_path / "two.jsonl", "quiet": True}
+
+    class StopError(Exception):
+        pass
+
+    class Stopping(Spy):
+        def rank(self, *arguments, **settings):
+            if len(self.asked) == 1:
+                raise StopError
+            return super().rank(*arguments, **settings)
+
+    with pytest.raises(StopError):
+        evaluate(Stopping(backbone), VQA, rows, ASKING, **common)
+
+    def work(index):
+        spy = Spy(backbone)
+        assert evaluate(spy, VQA, rows, ASKING, **common).predictions == whole.predictions
+        return spy.asked
+
+    assert two(work) == [[3, 1], [3]]
+
+
+def test_a_process_that_was_lost_before_the_work(two, backbone, rows):
+    def work(index):
+        if index:
+            os._exit(7)
+        with pytest.raises(UserError, match="another process stopped before the work began"):
+            evaluate(backbone, VQA, rows, ASKING, candidates=WORDS, quiet=True)
+        return True
+
+    assert two(work) == [True, None]
+
+
+def test_processes_that_disagree(two, backbone, rows, data):
+    def work(index):
+        mine = load_data(data["vqa"], VQA, split="test", limit=9) if index else rows
+        with pytest.raises(UserError, match="process 2 of 2 differs from the first one in: data, prompts;"):
+            evaluate(backbone, VQA, mine, ASKING, candidates=WORDS, quiet=True)
+        return True
+
+    assert two(work) == [True, True]
+
+
+def test_a_mistake_in_scoring_reaches_all(two, backbone, rows, tmp_path, monkeypatch):
+    def refuse(self, predictions, rows):
+        raise UserError(f"no Java in process {os.environ['RANK']}")
+
+    monkeypatch.setattr(type(VQA), "score", refuse)
+
+    def work(index):
+        with pytest.raises(UserError, match="no Java in process 0"):
+            evaluate(backbone, VQA, rows, ASKING, candidates=WORDS, output=tmp_path / "two.jsonl", quiet=True)
+        return True
+
+    assert two(work) == [True, True]
+    assert len(list(tmp_path.glob("two.jsonl.partial*"))) == 2  # the answers are kept
+
+
+def test_only_the_first_process_writes_and_prints(two, model, data, tmp_path, monkeypatch):
+    common = {"model": model, "task": "vqa", "data": data["vqa"], "num_beams": 1, "max_new_tokens": 3}
+    common |= {"eval_batch_size": 4, "quiet": True, "device": "cpu"}
+    shown = StringIO()
+    predict_source(PredictOptions(**common), shown)
+    evaluate_source(EvalOptions(**common, output=str(tmp_path / "one")))
+
+    def work(index):
+        from padapter.cli.handlers import eval_command, predict_command
+
+        if index:
+            for name in ("write_json", "write_jsonl"):
+                monkeypatch.setattr(sys.modules["padapter.evaluation.evaluate"], name, None)
+        with redirect_stdout(StringIO()) as printed:
+            predict_command(PredictOptions(**common))
+            predict_command(PredictOptions(**common, output=str(tmp_path / "two.jsonl")))
+            lines = printed.getvalue()
+            eval_command(EvalOptions(**common, output=str(tmp_path / "two")))
+        return lines, printed.getvalue()[len(lines) :]
+
+    (lines, table), other = two(work)
+    assert lines == shown.getvalue() == (tmp_path / "two.jsonl").read_text()
+    assert "accuracy" in table
+    assert other == ["", ""]
+    assert sorted(path.name for path in (tmp_path / "two").iterdir()) == ["metrics.json", "predictions.jsonl"]
+    one, both = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("one", "two"))
+    assert one["scores"]["metrics"] == both["scores"]["metrics"]
+    assert (tmp_path / "one" / "predictions.jsonl").read_bytes() == (
+        tmp_path / "two" / "predictions.jsonl"
+    ).read_bytes()
+
+
+def test_each_process_takes_a_gpu_of_its_own(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert local_device() == "cuda"
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert local_device() == "cuda:1"
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(UserError, match="process 3 on this machine has no GPU of its own, there are 2"):
+        local_device()
+
+
+def test_others_that_cannot_be_found(monkeypatch):
+    assert join_processes().main
+    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="WORLD_SIZE is 2, but the other processes cannot be found"):
+        join_processes()
+
+
+TORCHRUN = (
+    "-m",
+    "torch.distributed.run",
+    "--nproc-per-node",
+    "2",
+    "--rdzv-backend",
+    "c10d",
+    "--rdzv-endpoint",
+    "localhost:0",
+)
+RESTARTED = """
+import os
+from padapter.evaluation.processes import join_processes, leave_processes
+processes = join_processes()
+if processes.index == 1 and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+    os._exit(3)
+print(os.environ["TORCHELASTIC_RESTART_COUNT"], processes.gather(processes.index))
+leave_processes(0)
+"""
+
+
+@pytest.mark.slow
+def test_a_launcher_starts_them_again(tmp_path):
+    """The second time they must not look for those of the first."""
+    (tmp_path / "work.py").write_text(RESTARTED)
+    command = [sys.executable, *TORCHRUN, "--max-restarts", "1", str(tmp_path / "work.py")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": LOOPBACK}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=250)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines().count("1 [0, 1]") == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "launcher",
+    [
+        TORCHRUN,
+        ("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
+         "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"),
+    ],
+    ids=["torchrun", "accelerate"],
+)  # fmt: skip
+def test_launched(launcher, tmp_path):
+    """The built-in model, as a user starts it."""
+    words = ["eval", "--model", "shapes-blip", "--task", "vqa", "--data", "shapes:source:test:48", "--device", "cpu"]
+    words += ["--eval-batch-size", "8", "--quiet", "--output"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": LOOPBACK}
+    for name, before in (("one", ()), ("two", launcher)):
+        command = [sys.executable, *before, "-m", "padapter", *words, str(tmp_path / name)]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=280)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("results in") == 1
+    assert (tmp_path / "one" / "predictions.jsonl").read_bytes() == (
+        tmp_path / "two" / "predictions.jsonl"
+    ).read_bytes()
+    assert len((tmp_path / "two" / "predictions.jsonl").read_text().splitlines()) == 48
+    assert sorted(path.name for path in (tmp_path / "two").iterdir()) == ["metrics.json", "predictions.jsonl"]
