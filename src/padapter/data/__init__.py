@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from padapter.data.check import Problem, Report, check_data
+from padapter.data.check import check_data
 from padapter.data.convert import CONVERTERS, Conversion
 from padapter.data.images import IMAGE_SUFFIXES, MAX_PIXELS, ImageError, ImageSource, open_image, verify_image
 from padapter.data.infer import infer_task
 from padapter.data.load import LoadedData, load_data
 from padapter.data.picture import Picture, opened
+from padapter.data.report import Problem, Report
 from padapter.data.schema import Field
 
 __all__ = [

@@ -20,6 +20,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import stat
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -127,14 +128,17 @@ def open_file(path: Path) -> BinaryIO:
     Raises:
         ImageError: naming it.
     """
-    if path.is_dir():
-        raise ImageError(f"{path}: is a folder, not an image.")
-    if path.exists() and not path.is_file():
-        raise ImageError(f"{path}: is not a regular file.")
     try:
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            raise ImageError(f"{path}: is a folder, not an image.")
+        if not stat.S_ISREG(mode):  # reading a pipe would wait for ever
+            raise ImageError(f"{path}: is not a regular file.")
         return path.open("rb")
     except FileNotFoundError:
         raise ImageError(f"{path}: image not found.") from None
+    except ImageError:
+        raise
     except (OSError, ValueError) as error:
         raise ImageError(f"{path}: cannot be read ({error}).") from error
 

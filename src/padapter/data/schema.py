@@ -102,6 +102,11 @@ def parse_row(row: Mapping[str, Any], fields: Sequence[Field]) -> ParsedRow:
     return parsed
 
 
+def asked_fields(fields: Sequence[Field]) -> tuple[Field, ...]:
+    """The fields that a model is given: the question or the hypothesis; none for captions."""
+    return tuple(field for field in fields if field.kind == "text" and field.required)
+
+
 def parse_id(value: Any) -> str | None:
     """An id as text: 7 and "7" are the same id, "007" is another one.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -51,11 +52,13 @@ class FolderImages:
     """Pictures named by paths relative to ``root``.
 
     A name that does not exist as written is looked for in its other Unicode form (NFC/NFD) and with its suffix in
-    other case: archives and file systems change both.
+    other case: archives and file systems change both. Each folder is listed once instead of asking for every file.
     """
 
     root: Path
+    _names: dict[PurePosixPath, frozenset[str]] = field(default_factory=dict)
     _listings: dict[Path, dict[str, list[str]]] = field(default_factory=dict)
+    _located: dict[str, str] = field(default_factory=dict)
 
     @property
     def place(self) -> str:
@@ -64,6 +67,8 @@ class FolderImages:
 
     def locate(self, value: Any) -> str:
         """The path relative to the root, in the spelling of the file system."""
+        if isinstance(value, str) and value in self._located:
+            return self._located[value]
         if not isinstance(value, str) or not value.strip():
             raise FieldError(f"is {describe(value)}; expected the path of an image" if value else "is missing or empty")
         if _URL.match(value):
@@ -76,7 +81,8 @@ class FolderImages:
         found = self._find(path)
         if found is None:
             raise ImageError(f"{self.root / path}: image not found.")
-        return found.as_posix()
+        self._located[value] = found.as_posix()
+        return self._located[value]
 
     def verify(self, key: str, *, decode: bool) -> None:
         """Open the file."""
@@ -107,7 +113,8 @@ class FolderImages:
         return found
 
     def _find(self, path: PurePosixPath) -> PurePosixPath | None:
-        if (self.root / path).exists():
+        # What is not listed as written may still exist: file systems differ in what they take for the same name.
+        if path.name in self._names_in(path.parent) or (self.root / path).exists():
             return path
         found = PurePosixPath()
         for depth, part in enumerate(path.parts, 1):
@@ -124,6 +131,14 @@ class FolderImages:
                 return None
             found /= same[0]
         return found
+
+    def _names_in(self, folder: PurePosixPath) -> frozenset[str]:
+        if folder not in self._names:
+            try:
+                self._names[folder] = frozenset(os.listdir(self.root / folder))
+            except OSError:  # missing, or not to be listed: asking for each file tells
+                self._names[folder] = frozenset()
+        return self._names[folder]
 
     def _listing(self, folder: Path) -> dict[str, list[str]]:
         if folder not in self._listings:
