@@ -27,7 +27,8 @@ BLIP_PAGE = "https://github.com/salesforce/BLIP (its data lists)"
 
 def read_official(reading: Reading) -> None:
     """``{images, annotations}``; annotations are not sorted by picture, and there are none for test pictures."""
-    path, captions = reading.files["captions"], {}
+    path = reading.files["captions"]
+    captions: dict[int, list[tuple[int, Any]]] = {}
     records: dict[int, tuple[int, Any]] = {}
     for name, number, record in members(path, "images", optional=("annotations",)):
         key = whole_number(record.get("id" if name == "images" else "image_id"))

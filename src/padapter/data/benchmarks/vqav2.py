@@ -70,7 +70,7 @@ def _read_annotations(path: Path, wanted: frozenset[int] | None) -> dict[int, tu
         if wanted is not None and image not in wanted:
             continue
         texts = _texts(record.get("answers"), same)
-        kinds = (same.setdefault(kind, kind) for kind in (record.get("question_type"), record.get("answer_type")))
+        kinds = (_shared(record.get(name), same) for name in ("question_type", "answer_type"))
         if question in found:
             repeated.append(question)
         found[question] = (number, image, *kinds, texts)
@@ -84,7 +84,12 @@ def _texts(answers: Any, same: dict[str, str]) -> list[Any] | None:
     if not isinstance(answers, list) or not all(isinstance(entry, dict) and "answer" in entry for entry in answers):
         return None
     texts = [entry["answer"] for entry in answers]
-    return [same.setdefault(text, text) if isinstance(text, str) else text for text in texts]
+    return [_shared(text, same) for text in texts]
+
+
+def _shared(value: Any, same: dict[str, str]) -> Any:
+    """Equal texts as one object: there are few different ones among millions."""
+    return same.setdefault(value, value) if isinstance(value, str) else value
 
 
 def _read_questions(
@@ -161,7 +166,7 @@ def read_blip(reading: Reading) -> None:
         answers = record.get("answer")
         answers = [answers] if isinstance(answers, str) else answers
         if isinstance(answers, list):
-            answers = [same.setdefault(text, text) if isinstance(text, str) else text for text in answers]
+            answers = [_shared(text, same) for text in answers]
         reading.rows.add(
             str(path),
             number,
