@@ -284,6 +284,25 @@ class DataCheckOptions:
 
 
 @dataclass(kw_only=True)
+class DataShardOptions:
+    """Options of ``padapter data shard``."""
+
+    data: str = option(metavar="DATA", positional=True, help="What to pack: a file, a folder, NAME:FOLDER, ...")
+    destination: str = option(metavar="DST", positional=True, help="Folder to write the tar files and the index into.")
+    task: str | None = option(
+        None,
+        metavar="vqa|entailment|caption",
+        help="Task whose fields the rows must have. (default: told from the fields)",
+    )
+    split: str | None = option(None, help="Split to pack. (default: every split that is there)")
+    size: int = option(1000, metavar="MB", help="Megabytes at which a new tar file is begun.")
+    skip_bad_rows: bool = option(False, help="Leave out rows with problems instead of refusing the data.")
+
+    def __post_init__(self) -> None:
+        check_at_least(self, 1, "size")
+
+
+@dataclass(kw_only=True)
 class CompareOptions:
     """Options of ``padapter compare``."""
 
@@ -397,6 +416,7 @@ __all__ = [
     "PRECISIONS",
     "CompareOptions",
     "DataCheckOptions",
+    "DataShardOptions",
     "EvalOptions",
     "InferenceOptions",
     "PredictOptions",

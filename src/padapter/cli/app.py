@@ -12,9 +12,23 @@ import typer
 from padapter.cli.compare import compare_command
 from padapter.cli.environment import env_command
 from padapter.cli.flags import command, guarded
-from padapter.cli.handlers import check_command, convert_command, eval_command, methods_command, predict_command
+from padapter.cli.handlers import (
+    check_command,
+    convert_command,
+    eval_command,
+    methods_command,
+    predict_command,
+    shard_command,
+)
 from padapter.cli.handlers import train_command as train_handler
-from padapter.options import CompareOptions, DataCheckOptions, EvalOptions, PredictOptions, TrainOptions
+from padapter.options import (
+    CompareOptions,
+    DataCheckOptions,
+    DataShardOptions,
+    EvalOptions,
+    PredictOptions,
+    TrainOptions,
+)
 
 app = typer.Typer(
     name="padapter",
@@ -23,7 +37,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-data = typer.Typer(help="Check data, or convert it into the format that training reads.", no_args_is_help=True)
+data = typer.Typer(
+    help="Check data, pack it into shards, or convert it into the format that training reads.", no_args_is_help=True
+)
 
 app.command("train")(command(TrainOptions, train_handler))
 app.command("eval")(command(EvalOptions, eval_command))
@@ -32,6 +48,7 @@ app.command("compare")(command(CompareOptions, compare_command))
 app.command("methods")(guarded(methods_command))
 app.command("env")(guarded(env_command))
 data.command("check")(command(DataCheckOptions, check_command))
+data.command("shard")(command(DataShardOptions, shard_command))
 data.command("convert")(guarded(convert_command))
 app.add_typer(data, name="data")
 

@@ -141,6 +141,7 @@ class _Check:
     def __init__(self, source: Source, fields: Sequence[Field], decode: bool, verdicts: Verdicts) -> None:
         before = sum(source.left_out.values())
         self.source = source
+        self.place = source.images.place
         self.fields = fields
         self.decode = decode
         self.verdicts = verdicts
@@ -200,9 +201,10 @@ class _Check:
             return
         if usable:
             self.notes.update(set(outcome.notes))
-            usable = self._has_own_id(index, row, outcome)
-            if usable is None:
+            own = self._has_own_id(index, row, outcome)
+            if own is None:
                 return
+            usable = own
         key = self._picture(row)
         if usable and key is not None:
             self.examples.add(str(outcome.id), key, outcome.values)
@@ -231,7 +233,7 @@ class _Check:
         images = self.source.images
         try:
             key = images.locate((row.values or {}).get("image"))
-            place = (images.place, key)
+            place = (self.place, key)
             if place not in self.verdicts:
                 self.verdicts[place] = None if self.source.trusted else _verdict(images, key, decode=self.decode)
             fault = self.verdicts[place]
@@ -298,8 +300,8 @@ def _across(named: dict[str, tuple[ImageStore, set[str]]]) -> list[str]:
     places = {images.place: images for images, _ in named.values()}
     unreferenced: list[str] = []
     for place, images in places.items():
-        keys = [keys for images, keys in named.values() if images.place == place]
-        unreferenced += images.unreferenced(set().union(*keys))
+        used = [keys for others, keys in named.values() if others.place == place]
+        unreferenced += images.unreferenced(set().union(*used))
     if unreferenced:
         some = ", ".join(unreferenced[:5]) + (", ..." if len(unreferenced) > 5 else "")
         notes.append(f"{len(unreferenced)} images without annotation in what was checked: {some}")

@@ -33,10 +33,12 @@ def infer_task(spec: str, tasks: Iterable[T], *, split: str | None = None) -> T:
     known = list(tasks)
     scheme = scheme_of(spec)
     if scheme is not None:
-        name = scheme.task(spec)
-        if name is None:
-            raise UserError(f"{spec}: a built-in world serves every task; {_advice(known)}")
-        return next(task for task in known if task.name == name)
+        try:
+            name = scheme.task(spec)
+        except UserError as error:
+            raise UserError(f"{str(error).removesuffix('.')}; {_advice(known)}") from None
+        if name is not None:
+            return next(task for task in known if task.name == name)
     found = available_splits(spec) if split is None else None
     rows = [row for name in found or [split or "train"] for row in open_source(spec, "", split=name).rows]
     present = {str(column) for row in rows if row.values for column in row.values}

@@ -14,6 +14,7 @@ from padapter.data.report import Report
 from padapter.data.schema import Field, asked_fields
 from padapter.data.source import Source
 from padapter.data.sources import open_source
+from padapter.data.tables import in_memory
 from padapter.errors import UserError
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def load_data(
     report, examples = examine(source, task.fields, decode=skip_bad_rows)
     fatal = any(problem.fatal for problem in report.problems)
     if report.problems and (fatal or not examples or not skip_bad_rows):
-        raise UserError(_refusal(spec, task, report, skippable=bool(examples) and not fatal))
+        raise UserError(refusal(spec, task, report, skippable=bool(examples) and not fatal))
     if not examples:
         raise UserError(f"{spec}: none of the {report.rows} rows can be used.\n{report.format()}")
     if report.problems:
@@ -95,12 +96,13 @@ def load_data(
     if limit is not None and limit < len(examples):
         chosen = sorted(random.Random(seed).sample(range(len(examples)), limit))
         examples = examples.select(chosen)
-    table = _build(source, task.fields, examples)
     found = fingerprint(source, task.name, examples)
+    table = _build(source, task.fields, examples, found)
     return LoadedData(table, source.name, source.split, found, report, source.rule)
 
 
-def _refusal(spec: str, task: DataTask, report: Report, *, skippable: bool) -> str:
+def refusal(spec: str, task: DataTask, report: Report, *, skippable: bool) -> str:
+    """What to say where data with problems are refused: the first problems, their number, and what to do."""
     shown = report.problems[:_SHOWN_PROBLEMS]
     rows = f"{report.bad} of {report.rows} rows cannot be used" if report.rows else "the data cannot be used"
     found = len(report.problems)
@@ -114,7 +116,7 @@ def _refusal(spec: str, task: DataTask, report: Report, *, skippable: bool) -> s
     return "\n".join(lines)
 
 
-def _build(source: Source, fields: Sequence[Field], examples: Examples) -> datasets.Dataset:
+def _build(source: Source, fields: Sequence[Field], examples: Examples, name: str) -> datasets.Dataset:
     import datasets
 
     text = datasets.Value("string")
@@ -127,8 +129,7 @@ def _build(source: Source, fields: Sequence[Field], examples: Examples) -> datas
             continue
         columns[spec.name] = values
         features[spec.name] = kinds.get(spec.kind, text)
-    table = datasets.Dataset.from_dict(columns, features=datasets.Features(features))
-    return source.images.attach(table, examples.images)
+    return source.images.attach(in_memory(columns, datasets.Features(features), name), examples.images)
 
 
 def fingerprint(source: Source, task: str, examples: Examples) -> str:

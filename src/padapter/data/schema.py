@@ -8,6 +8,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Literal
 
 from padapter.errors import UserError
@@ -137,6 +138,10 @@ def clean_text(text: str) -> str:
     return _CONTROL.sub(" ", text).strip()
 
 
+#: Millions of answers are few different ones.
+_clean_entry = lru_cache(maxsize=1 << 16)(clean_text)
+
+
 def has_words(text: str) -> bool:
     """True if some character is no punctuation, no ASCII sign, no white space and not invisible (emoji count)."""
     return any(
@@ -192,7 +197,7 @@ def _entry(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, str):
-        return clean_text(value)
+        return _clean_entry(value)
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     if isinstance(value, float) and math.isfinite(value):

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from padapter.data.benchmarks import BENCHMARKS
 from padapter.data.benchmarks.scheme import BenchmarkScheme
+from padapter.data.shards.read import open_tars
 from padapter.data.source import Source
 from padapter.data.tables import from_table
 from padapter.errors import UserError
@@ -25,10 +26,34 @@ class Scheme(Protocol):
         """The splits that are there; None where the spec is the split, or that cannot be told."""
 
     def task(self, spec: str) -> str | None:
-        """The task that the data are for; None if they serve several."""
+        """The task that the data are for; None where their fields tell."""
 
     def remarks(self, spec: str) -> list[str]:
         """What a check should say besides."""
+
+
+class TarScheme:
+    """Tar files in the WebDataset layout: ``wds:FOLDER/train-{000000..000009}.tar``."""
+
+    def open(self, spec: str, task: str, split: str, seed: int) -> Source:
+        """Read them; they are one split."""
+        return open_tars(spec)
+
+    def names_its_split(self, spec: str) -> bool:
+        """Always."""
+        return True
+
+    def splits(self, spec: str) -> None:
+        """None: the files are the split."""
+        return
+
+    def task(self, spec: str) -> None:
+        """None: the fields tell."""
+        return
+
+    def remarks(self, spec: str) -> list[str]:
+        """Nothing."""
+        return []
 
 
 class WorldScheme:
@@ -59,9 +84,9 @@ class WorldScheme:
         """None: every world has every split."""
         return
 
-    def task(self, spec: str) -> None:
-        """None: a world serves every task."""
-        return
+    def task(self, spec: str) -> str:
+        """A world serves every task."""
+        raise UserError(f"{spec}: a built-in world serves every task")
 
     def remarks(self, spec: str) -> list[str]:
         """Nothing."""
@@ -71,6 +96,7 @@ class WorldScheme:
 #: How specs are read, by their first word.
 SCHEMES: dict[str, Scheme] = {
     "shapes": WorldScheme(),
+    "wds": TarScheme(),
     **dict.fromkeys(BENCHMARKS, BenchmarkScheme()),
 }
 

@@ -10,6 +10,8 @@ from typing import Any
 
 from padapter.data.readers import ANNOTATION_SUFFIXES, read_rows
 from padapter.data.schemes import scheme_of
+from padapter.data.shards.index import indexed_splits
+from padapter.data.shards.read import open_folder as open_shards
 from padapter.data.source import Source
 from padapter.data.stores import FolderImages
 from padapter.data.tables import from_table
@@ -23,8 +25,9 @@ SPLITS: Mapping[str, tuple[str, ...]] = {
 }
 
 FORMS = (
-    "a .jsonl, .json or .csv file beside its images; a folder with train/validation/test files or a datasets "
-    "directory; a hub id OWNER/NAME; a benchmark NAME:FOLDER[:SPLIT]; or a built-in world shapes:DOMAIN[:SPLIT[:SIZE]]"
+    "a .jsonl, .json or .csv file beside its images; a folder with train/validation/test files, a datasets "
+    "directory or shards; tar files wds:PATTERN; a hub id OWNER/NAME; a benchmark NAME:FOLDER[:SPLIT]; or a built-in "
+    "world shapes:DOMAIN[:SPLIT[:SIZE]]"
 )
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
 
@@ -78,6 +81,8 @@ def available_splits(spec: str) -> list[str] | None:
     path = Path(spec).expanduser()
     if not path.is_dir():
         return None
+    if indexed_splits(path):
+        return indexed_splits(path)
     if _is_saved_dataset(path):
         table = _load_from_disk(path)
         return [name for name in SPLITS if _match_split(name, list(table))] if isinstance(table, dict) else None
@@ -90,6 +95,12 @@ def _from_file(path: Path, name: str, split: str) -> Source:
 
 
 def _open_folder(path: Path, split: str) -> Source:
+    shards = indexed_splits(path)
+    if shards:
+        name = _match_split(split, shards)
+        if name is None:
+            raise UserError(f"{path}: has no shards of a split {split!r}; it has: {', '.join(shards)}.")
+        return open_shards(path, name)
     if _is_saved_dataset(path):
         table = _load_from_disk(path)
         if isinstance(table, dict):

@@ -9,9 +9,9 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
-from padapter.data.images import IMAGE_SUFFIXES, ImageError, verify_image
+from padapter.data.images import IMAGE_SUFFIXES, ImageError, read_file, verify_image
 from padapter.data.schema import FieldError, describe
 
 if TYPE_CHECKING:
@@ -39,6 +39,9 @@ class ImageStore(Protocol):
 
     def stamp(self, key: str) -> str:
         """A short text that changes when the picture is replaced by another."""
+
+    def read(self, key: str) -> bytes:
+        """The encoded picture; ImageError if it cannot be read."""
 
     def attach(self, table: datasets.Dataset, keys: Sequence[str]) -> datasets.Dataset:
         """``table`` with a column ``image`` (``datasets.Image(decode=False)``), one key per row."""
@@ -92,14 +95,14 @@ class FolderImages:
         """The size of the file, and a hash of its first and last 64 KiB."""
         return _file_stamp(self.root / key)
 
+    def read(self, key: str) -> bytes:
+        """The content of the file."""
+        return read_file(self.root / key)
+
     def attach(self, table: datasets.Dataset, keys: Sequence[str]) -> datasets.Dataset:
         """Add a column of paths; files are read when a row is used."""
-        import datasets
-
-        features = datasets.Features({"image": datasets.Image(decode=False)})
         root = self.root.resolve()
-        paths = datasets.Dataset.from_dict({"image": [str(root / key) for key in keys]}, features=features)
-        return datasets.concatenate_datasets([table, paths], axis=1)
+        return with_paths(table, [str(root / key) for key in keys])
 
     def unreferenced(self, keys: set[str]) -> list[str]:
         """Images in the folders of referenced images (these only: the root may be a home folder)."""
@@ -177,6 +180,11 @@ class ColumnImages:
             return hashlib.sha256(record["bytes"]).hexdigest()
         return _file_stamp(Path(record["path"]))
 
+    def read(self, key: str) -> bytes:
+        """The bytes, or the content of the file, of that row."""
+        record = self._record(key) or {}
+        return record["bytes"] if record.get("bytes") is not None else read_file(Path(record["path"]))
+
     def attach(self, table: datasets.Dataset, keys: Sequence[str]) -> datasets.Dataset:
         """Put the texts beside their pictures without copying a picture.
 
@@ -202,13 +210,34 @@ class ColumnImages:
         return self.table[int(key)]["image"]
 
 
+def with_paths(table: datasets.Dataset, paths: Sequence[str]) -> datasets.Dataset:
+    """``table`` with a column ``image`` of records without bytes, one path per row."""
+    import datasets
+    import pyarrow as pa
+
+    image = datasets.Image(decode=False)
+    records = pa.StructArray.from_arrays(
+        [pa.nulls(len(paths), pa.binary()), pa.array(paths, pa.string())], fields=list(image.pa_type)
+    )
+    info = datasets.DatasetInfo(features=datasets.Features({"image": image}))
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(f"{path}\n".encode())
+    rows = datasets.table.InMemoryTable(pa.table({"image": records}))
+    column = datasets.Dataset(rows, info=info, fingerprint=digest.hexdigest()[:16])
+    return datasets.concatenate_datasets([table, column], axis=1)
+
+
 def _file_stamp(path: Path) -> str:
-    """Size and a hash of both ends: reading every byte of a large data set would make each start of a run slow."""
-    size = path.stat().st_size
     with path.open("rb") as handle:
-        digest = hashlib.sha256(handle.read(_STAMPED_BYTES))
-        handle.seek(max(handle.tell(), size - _STAMPED_BYTES))
-        digest.update(handle.read())
+        return stamp_of(handle, path.stat().st_size)
+
+
+def stamp_of(handle: BinaryIO, size: int) -> str:
+    """Size and a hash of both ends: reading every byte of a large data set would make each start of a run slow."""
+    digest = hashlib.sha256(handle.read(_STAMPED_BYTES))
+    handle.seek(max(handle.tell(), size - _STAMPED_BYTES))
+    digest.update(handle.read())
     return f"{size}-{digest.hexdigest()}"
 
 

@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from padapter.data.readers import RawRow
 from padapter.data.source import Source
 from padapter.data.stores import ColumnImages, FolderImages
 from padapter.errors import UserError
+
+if TYPE_CHECKING:
+    import datasets
+
+
+def in_memory(columns: Mapping[str, Sequence[Any]], features: datasets.Features, fingerprint: str) -> datasets.Dataset:
+    """A table of these columns; ``Dataset.from_dict`` would copy them twice, once to make a fingerprint of them."""
+    import datasets
+    import pyarrow as pa
+
+    schema = features.arrow_schema
+    arrays = [pa.array(columns[name], schema.field(name).type) for name in schema.names]
+    table = pa.Table.from_arrays(arrays, schema=schema)
+    info = datasets.DatasetInfo(features=features)
+    return datasets.Dataset(datasets.table.InMemoryTable(table), info=info, fingerprint=fingerprint)
 
 
 def from_table(table: Any, name: str, split: str, file: str, *, root: Path | None, trusted: bool = False) -> Source:
