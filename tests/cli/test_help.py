@@ -12,13 +12,14 @@ from typer.testing import CliRunner
 
 import padapter
 from padapter.cli import app
-from padapter.options import DataCheckOptions, EvalOptions, PredictOptions, TrainOptions, flag_of
+from padapter.options import DataCheckOptions, DataShardOptions, EvalOptions, PredictOptions, TrainOptions, flag_of
 
 COMMANDS = {
     "train": TrainOptions,
     "eval": EvalOptions,
     "predict": PredictOptions,
     "data check": DataCheckOptions,
+    "data shard": DataShardOptions,
     "data convert": None,
     "data": None,
     "methods": None,

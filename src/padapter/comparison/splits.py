@@ -67,6 +67,8 @@ def _split(spec: str, split: str, task_name: str) -> Split:
         source = open_source(spec, task_name, split=split)
     except UserError as error:
         return Split(spec, split, 0, str(error).splitlines()[0])
+    if source.unanswered:
+        return Split(spec, split, 0, source.unanswered)
     task, bad, texts = get_task(task_name), [], 0
     for row in source.rows:
         problem = _row_problem(row, task.fields, source.images)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from padapter.data.benchmarks.scheme import overlap
 from padapter.data.check import check_data
 from padapter.data.convert import CONVERTERS, Conversion
 from padapter.data.images import IMAGE_SUFFIXES, MAX_PIXELS, ImageError, ImageSource, open_image, verify_image
@@ -28,5 +29,6 @@ __all__ = [
     "load_data",
     "open_image",
     "opened",
+    "overlap",
     "verify_image",
 ]

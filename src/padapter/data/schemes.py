@@ -22,6 +22,9 @@ class Scheme(Protocol):
     def names_its_split(self, spec: str) -> bool:
         """Whether the spec stands for one split whatever split is asked for."""
 
+    def canonical(self, spec: str, split: str) -> str:
+        """One name for all names of a split; the data need not be there."""
+
     def splits(self, spec: str) -> list[str] | None:
         """The splits that are there; None where the spec is the split, or that cannot be told."""
 
@@ -42,6 +45,10 @@ class TarScheme:
     def names_its_split(self, spec: str) -> bool:
         """Always."""
         return True
+
+    def canonical(self, spec: str, split: str) -> str:
+        """The name itself."""
+        return split
 
     def splits(self, spec: str) -> None:
         """None: the files are the split."""
@@ -79,6 +86,10 @@ class WorldScheme:
     def names_its_split(self, spec: str) -> bool:
         """Whether there is a part SPLIT."""
         return spec.count(":") > 1
+
+    def canonical(self, spec: str, split: str) -> str:
+        """The name itself."""
+        return split
 
     def splits(self, spec: str) -> None:
         """None: every world has every split."""

@@ -73,6 +73,12 @@ def names_its_split(spec: str) -> bool:
     return path.is_file() or path.suffix.lower() in (*ANNOTATION_SUFFIXES, ".ndjson")
 
 
+def canonical_split(spec: str, split: str) -> str:
+    """One name for all names of a benchmark's split: its ``val`` and ``validation`` are the same rows."""
+    scheme = scheme_of(spec)
+    return split if scheme is None else scheme.canonical(spec, split)
+
+
 def available_splits(spec: str) -> list[str] | None:
     """The splits that a folder holds, in the order train, validation, test; None where the spec is the split."""
     scheme = scheme_of(spec)

@@ -230,7 +230,7 @@ def with_paths(table: datasets.Dataset, paths: Sequence[str]) -> datasets.Datase
 
 def _file_stamp(path: Path) -> str:
     with path.open("rb") as handle:
-        return stamp_of(handle, path.stat().st_size)
+        return stamp_of(handle, os.fstat(handle.fileno()).st_size)
 
 
 def stamp_of(handle: BinaryIO, size: int) -> str:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import sys
 import time
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from padapter.data import Field, LoadedData, load_data
+from padapter.data import Field, LoadedData, load_data, overlap
 from padapter.errors import UserError
-from padapter.evaluation.files import check_file, check_folder, output_problems
+from padapter.evaluation.files import check_file, check_folder, output_problems, read_json
 from padapter.evaluation.predict import Asking, predict_rows, without_images
 from padapter.evaluation.results import peak_memory, provenance, write_json, write_jsonl
 from padapter.evaluation.source import load_source
@@ -133,6 +134,8 @@ def _evaluate_into(folder: Path | None, options: EvalOptions) -> dict[str, Any]:
     data = load_data(
         options.data, source.task, split=options.split, skip_bad_rows=options.skip_bad_rows, limit=options.limit
     )
+    if options.run is not None:
+        _warn_of_overlap(Path(options.run), data)
     source.load_model()
     answers = folder / "predictions.jsonl" if folder is not None else None
     candidates = source.candidates
@@ -162,6 +165,16 @@ def _evaluate_into(folder: Path | None, options: EvalOptions) -> dict[str, Any]:
     if folder is not None:
         write_json(folder / "metrics.json", report)
     return report
+
+
+def _warn_of_overlap(run: Path, data: LoadedData) -> None:
+    """Say so where a benchmark's split shares pictures with the one that the run was trained on."""
+    path = run / "metrics.json"
+    metrics = read_json(path, "delete it to score the run all the same") if path.exists() else {}
+    trained = (metrics.get("data") or {}).get("train") or {}
+    found = overlap((trained.get("name", ""), trained.get("split", "")), (data.name, data.split))
+    if found is not None:
+        warnings.warn(found, stacklevel=2)
 
 
 def predict_source(options: PredictOptions, stream: TextIO | None = None) -> list[Prediction]:

@@ -205,11 +205,6 @@ class Benchmark:
         known = ", ".join(split.name for split in self.splits)
         raise UserError(f"{self.name}: there is no split {name!r} of {self.title}; there are: {known}.")
 
-    def shared(self, first: str, second: str) -> bool:
-        """Whether two splits, by any of their names, have pictures in common by construction."""
-        one, other = self.split(first), self.split(second)
-        return one is other or bool(one.parts & other.parts)
-
 
 def whole_number(value: Any) -> int | None:
     """An id that is a whole number, given as one or as its digits; None for anything else."""

@@ -68,6 +68,10 @@ class BenchmarkScheme:
         except UserError:
             return False
 
+    def canonical(self, spec: str, split: str) -> str:
+        """The benchmark's own name for the split."""
+        return BENCHMARKS[spec.partition(":")[0]].split(split).name
+
     def splits(self, spec: str) -> list[str] | None:
         """Splits whose files are there; None where the spec names one."""
         found = parse_spec(spec)
@@ -92,28 +96,26 @@ def overlap(train: tuple[str, str], scored: tuple[str, str]) -> str | None:
     """What is wrong with scoring on one split what was trained on another: they share pictures by construction.
 
     Args:
-        train: Spec and split of the training data.
-        scored: Spec and split of the data that are scored.
+        train: Name and split of the training data, as :class:`padapter.data.LoadedData` has them.
+        scored: The same of the data that are scored.
 
     Returns:
         A sentence, or None if nothing is known to be wrong. Only splits of one benchmark are compared, by name.
     """
-    names = [spec.split(":", 1)[0] for spec, _ in (train, scored)]
-    if names[0] != names[1] or names[0] not in BENCHMARKS:
+    benchmark = BENCHMARKS.get(train[0]) if train[0] == scored[0] else None
+    if benchmark is None:
         return None
     try:
-        specs = [parse_spec(spec) for spec, _ in (train, scored)]
-        benchmark = specs[0].benchmark
-        trained, asked = (
-            benchmark.split(parsed.split or split) for parsed, (_, split) in zip(specs, (train, scored), strict=True)
-        )
-    except UserError:  # the folder of the training data may be gone
+        trained, asked = benchmark.split(train[1]), benchmark.split(scored[1])
+    except UserError:  # a folder of somebody's own that has the benchmark's name
         return None
-    if not benchmark.shared(trained.name, asked.name):
+    if trained is asked:
+        what = "is the split that was trained on"
+    elif trained.parts & asked.parts:
+        what = f"shares pictures with {trained.name}, the split that was trained on"
+    else:
         return None
-    what = "is the split that was trained on" if trained is asked else f"shares pictures with {trained.name}, the split"
-    tail = "" if trained is asked else " that was trained on"
-    return f"{asked.name} of {benchmark.title} {what}{tail}: scores on it say nothing about new pictures"
+    return f"{asked.name} of {benchmark.title} {what}: scores on it say nothing about new pictures"
 
 
 def _open(found: BenchmarkSpec, split: Split) -> Source:
