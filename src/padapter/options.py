@@ -106,7 +106,7 @@ class TrainOptions(InferenceOptions):
     task: str = option(metavar="vqa|entailment|caption", help="What is asked of the model.")
     model: str = option(metavar="ID|DIR", help="Model to adapt: 'shapes-blip' (built in), a folder or a hub id.")
     train: str = option(
-        metavar="DATA", help="Training data: a file beside its images, a folder, a hub id or 'shapes:...'."
+        metavar="DATA", help="Training data: a file beside its images, a folder, a benchmark NAME:FOLDER, a hub id, ..."
     )
     eval: str | None = option(None, metavar="DATA", help="Data to score on before and after training.")
     method: str = option(
@@ -269,7 +269,7 @@ class DataCheckOptions:
     """Options of ``padapter data check``."""
 
     data: str = option(
-        metavar="DATA", positional=True, help="A file beside its images, a folder, a hub id, 'shapes:...'."
+        metavar="DATA", positional=True, help="A file beside its images, a folder, a benchmark NAME:FOLDER, ..."
     )
     task: str | None = option(
         None,

@@ -96,8 +96,17 @@ def check_data(spec: str, task: DataTask, *, split: str | None = None, seed: int
     whole = Report(spec)
     named: dict[str, tuple[ImageStore, set[str]]] = {}
     verdicts: Verdicts = {}
+    remarks = _remarks(spec) if split is None else []
+    if remarks and not found:
+        raise UserError(f"{spec}: no split can be read:\n" + "\n".join(f"  {remark}" for remark in remarks))
     for name in found or [split or "train"]:
-        source = open_source(spec, task.name, split=name, seed=seed)
+        try:
+            source = open_source(spec, task.name, split=name, seed=seed)
+        except UserError as error:
+            if not found or len(found) == 1:
+                raise
+            whole.problems.append(Problem(spec, None, name, str(error), fatal=True))
+            continue
         fields = asked_fields(task.fields) if source.unanswered else task.fields
         report, _ = examine(source, fields, decode=True, verdicts=verdicts)
         whole.rows += report.rows
@@ -109,11 +118,13 @@ def check_data(spec: str, task: DataTask, *, split: str | None = None, seed: int
         whole.splits[name] = report.rows
         if source.images.place is not None:
             named[name] = (source.images, _named(source))
-    whole.notes += _across(named)
-    scheme = scheme_of(spec)
-    if scheme is not None and split is None:
-        whole.notes += scheme.remarks(spec)
+    whole.notes += [*_across(named), *remarks]
     return whole
+
+
+def _remarks(spec: str) -> list[str]:
+    scheme = scheme_of(spec)
+    return [] if scheme is None else scheme.remarks(spec)
 
 
 def examine(

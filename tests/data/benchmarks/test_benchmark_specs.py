@@ -27,6 +27,11 @@ def test_an_empty_folder_says_what_is_missing_and_where_it_is_found(tmp_path, na
         "https://" in needed.page for split in benchmark.splits for f in split.forms for needed in f.files.values()
     )
     assert available_splits(f"{name}:{tmp_path}") is None
+    with pytest.raises(UserError, match="no split can be read") as refusal:
+        check_data(f"{name}:{tmp_path}", TASKS[benchmark.task])
+    assert all(
+        needed.name in str(refusal.value) for s in benchmark.splits for n in s.forms for needed in n.files.values()
+    )
 
 
 @pytest.mark.parametrize(
@@ -110,6 +115,17 @@ def test_no_picture_at_all_names_the_page(coco):
         load_data(f"coco:{coco}", CAPTION, split="karpathy-val")
     assert "train2014/" in str(refusal.value)
     assert "https://cocodataset.org/#download" in str(refusal.value)
+
+
+def test_a_check_of_all_splits_goes_on_where_one_has_no_pictures(coco):
+    write(coco / "image_info_test2014.json", {"images": [{"id": 9, "file_name": "COCO_test2014_000000000009.jpg"}]})
+    (coco / "dataset_coco.json").unlink()
+    write(coco / "captions_train2014.json", {"images": [], "annotations": []})
+    report = check_data(f"coco:{coco}", CAPTION)
+    told = [(problem.field, problem.message) for problem in report.problems]
+    assert [field for field, _ in told if field] == ["test"]
+    assert any("no picture of the split 'test' is there" in message for _, message in told)
+    assert any("has no rows" in message for _, message in told)
 
 
 def test_files_in_a_folder_of_their_own(coco):
