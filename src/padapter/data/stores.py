@@ -146,7 +146,7 @@ class FolderImages:
     def _listing(self, folder: Path) -> dict[str, list[str]]:
         if folder not in self._listings:
             names: dict[str, list[str]] = {}
-            for entry in folder.iterdir() if folder.is_dir() else ():
+            for entry in os.scandir(folder) if folder.is_dir() else ():
                 names.setdefault(_spelling(entry.name, suffix=entry.is_file()), []).append(entry.name)
             self._listings[folder] = names
         return self._listings[folder]
