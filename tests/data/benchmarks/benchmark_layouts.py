@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
 
+from padapter.data import Field
 from padapter.tasks import get_task
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "benchmarks"
 VQA, ENTAILMENT, CAPTION = (get_task(name) for name in ("vqa", "entailment", "caption"))
+
+
+@dataclass(frozen=True)
+class Unanswered:
+    """A task as `padapter predict` shows it to the readers."""
+
+    name: str
+    fields: tuple[Field, ...]
 
 
 def write(path: Path, content) -> Path:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from benchmark_layouts import CAPTION, coco_pictures, golden, karpathy_file, pictures, write
+from benchmark_layouts import CAPTION, Unanswered, coco_pictures, golden, karpathy_file, pictures, write
 
 from padapter.data import check_data, load_data
 from padapter.errors import UserError
@@ -59,6 +59,8 @@ def test_test_pictures_have_no_captions(root):
     pictures(root / "test2014", "COCO_test2014_000000000007.jpg")
     with pytest.raises(UserError, match="the answers of COCO Captions test are not public"):
         rows(f"coco:{root}", "test")
+    asked = load_data(f"coco:{root}", Unanswered("caption", ()), split="test").dataset
+    assert (asked["id"][:], asked.column_names) == (["7"], ["id", "image"])
     report = check_data(f"coco:{root}", CAPTION, split="test")
     assert (report.ok, report.good) == (True, 1)
 

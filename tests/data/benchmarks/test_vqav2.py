@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 from benchmark_layouts import (
     VQA,
+    Unanswered,
     annotation,
     coco_pictures,
     golden,
@@ -14,6 +15,7 @@ from benchmark_layouts import (
 )
 
 from padapter.data import check_data, load_data
+from padapter.data.schema import asked_fields
 from padapter.errors import UserError
 
 
@@ -97,9 +99,7 @@ def test_pictures_by_either_name_in_either_place(root, layout):
     ("split", "expected"), [("test", ["9000", "9001"]), ("testdev", ["9001"]), ("test-dev", ["9001"])]
 )
 def test_test_splits_are_read_without_answers_and_refused_with(root, split, expected):
-    from padapter.evaluation.evaluate import _Unanswered, asked_fields
-
-    asked = load_data(f"vqav2:{root}", _Unanswered("vqa", asked_fields(VQA)), split=split).dataset
+    asked = load_data(f"vqav2:{root}", Unanswered("vqa", asked_fields(VQA.fields)), split=split).dataset
     assert asked["id"][:] == expected
     assert "answers" not in asked.column_names
     with pytest.raises(UserError, match="are not public") as refusal:
