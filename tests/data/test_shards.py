@@ -186,13 +186,24 @@ def test_damage_is_found_at_the_start(three):
     assert ["train-000001.tar#" in problem.message for problem in problems] == [True]
 
 
-@pytest.mark.parametrize("damage", ["cut", "header", "line"])
+@pytest.mark.parametrize("damage", ["cut", "header", "line", "outside"])
 def test_a_damaged_index_is_refused(three, damage):
     path = three / "s" / "train.shards.jsonl"
     lines = path.read_text().splitlines(keepends=True)
-    damaged = {"cut": lines[:-1], "header": ['{"format": "other"}\n', *lines[1:]], "line": [*lines[:-1], "{\n"]}[damage]
+    outside = [lines[0].replace("train-000001.tar", "../train-000001.tar"), *lines[1:]]
+    damaged = {
+        "outside": outside,
+        "cut": lines[:-1],
+        "header": ['{"format": "other"}\n', *lines[1:]],
+        "line": [*lines[:-1], "{\n"],
+    }[damage]
     path.write_text("".join(damaged))
-    message = {"cut": "holds 2 of 3 rows", "header": "is not an index", "line": "line 7: is damaged"}[damage]
+    message = {
+        "outside": "is no file beside the index",
+        "cut": "holds 2 of 3 rows",
+        "header": "is not an index",
+        "line": "line 7: is damaged",
+    }[damage]
     with pytest.raises(UserError, match=message):
         load_data(str(three / "s"), ENTAILMENT)
 

@@ -171,6 +171,10 @@ def _header(path: Path, line: str) -> Header:
     if record.pop("format", None) != FORMAT:
         raise UserError(f"{path}: is not an index of this version of `padapter data shard`; write the shards anew.")
     try:
-        return Header(**{**record, "shards": tuple(Shard(**shard) for shard in record["shards"])})
+        header = Header(**{**record, "shards": tuple(Shard(**shard) for shard in record["shards"])})
     except (TypeError, KeyError) as error:
         raise UserError(f"{path}, line 1: is damaged ({error}). Copy it again.") from error
+    outside = [shard.file for shard in header.shards if Path(shard.file).name != shard.file]
+    if outside:
+        raise UserError(f"{path}, line 1: {outside[0]!r} is no file beside the index.")
+    return header

@@ -93,8 +93,7 @@ def _write(spec: str, folder: Path, task: DataTask, split: str, megabytes: int, 
         raise UserError(f"{spec}: none of the {report.rows} rows can be used.\n{report.format()}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        index = _pack(source.images, examples, folder, source.split, megabytes * MEGABYTE)
-        shards, places = index
+        shards, places = _pack(source.images, examples, folder, source.split, megabytes * MEGABYTE)
         header = Header(
             source.name,
             source.split,
