@@ -127,6 +127,12 @@ def test_patterns_with_an_index_on_two_disks(three):
     assert "2 of 3 shards of the split are read" in part.report.notes
 
 
+def test_rows_of_a_picture_keep_their_places_without_an_index(folder, tmp_path):
+    write_shards(str(folder), tmp_path / "s", VQA, split="train", megabytes=1)
+    (tmp_path / "s" / "train.shards.jsonl").unlink()
+    same(load_data(f"wds:{tmp_path}/s/train-*.tar", VQA), load_data(str(folder), VQA))
+
+
 def test_tar_files_without_an_index(three):
     (three / "s" / "train.shards.jsonl").unlink()
     spec = f"wds:{three}/s/train-{{000000..000002}}.tar"

@@ -124,6 +124,15 @@ def verify_image(source: ImageSource, *, decode: bool = False, max_pixels: int =
     open_image(source, max_pixels=max_pixels)
 
 
+def image_format(content: bytes, name: str) -> str:
+    """The format of an encoded picture by its content, in lower case: ``jpeg``, ``png``, ...
+
+    Raises:
+        ImageError: as :func:`open_image`.
+    """
+    return (_read_header(io.BytesIO(content), name, MAX_PIXELS) or "").lower()
+
+
 def sliced(file: str, offset: int, size: int) -> str:
     """The name of a picture that is a part of a tar file; :func:`open_file` understands it.
 

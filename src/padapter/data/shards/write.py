@@ -10,10 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from PIL import Image
-
 from padapter.data.check import DataTask, Examples, examine
-from padapter.data.images import IMAGE_SUFFIXES
+from padapter.data.images import IMAGE_SUFFIXES, image_format
 from padapter.data.load import fingerprint, refusal
 from padapter.data.schema import asked_fields
 from padapter.data.shards.index import Header, Index, Place, Shard, index_file, lines_of
@@ -173,8 +171,8 @@ def _suffix(key: str, content: bytes) -> str:
     suffix = PurePosixPath(key).suffix.lower()
     if suffix in IMAGE_SUFFIXES:
         return suffix[1:]
-    with Image.open(io.BytesIO(content)) as image:
-        return {"jpeg": "jpg", "mpo": "jpg"}.get(kind := (image.format or "").lower(), kind)
+    kind = image_format(content, key)
+    return {"jpeg": "jpg", "mpo": "jpg"}.get(kind, kind)
 
 
 def _add(tar: tarfile.TarFile, name: str, content: bytes) -> int:
