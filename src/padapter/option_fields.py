@@ -20,6 +20,7 @@ def option(
     flag: str | None = None,
     in_yaml: bool = True,
     positional: bool = False,
+    short: str | None = None,
 ) -> Any:
     """A dataclass field that also carries what the command line and the YAML reader need to know.
 
@@ -31,6 +32,7 @@ def option(
         flag: the flag's name where it is not the field's name with dashes.
         in_yaml: whether a recipe may set it.
         positional: on the command line a plain word instead of a flag.
+        short: a flag of one letter besides the other, e.g. ``-o``.
     """
     metadata = {
         "help": help,
@@ -39,6 +41,7 @@ def option(
         "flag": flag,
         "in_yaml": in_yaml,
         "positional": positional,
+        "short": short,
     }
     if default is dict:
         return field(default_factory=dict, metadata=metadata)

@@ -122,7 +122,30 @@ def test_data_check_asks_for_the_task_where_fields_do_not_tell(tmp_path):
         assert "name the task with --task" in result.stderr
 
 
-def test_data_convert(command, tmp_path):
+def test_from_a_spreadsheet_to_a_run(command, model, tmp_path):
+    """The way that the README shows."""
+    from tiny_world import make_image
+
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    lines = ["photo;question;answer"]
+    for number in range(10):
+        make_image(number).save(folder / f"{number}.png")
+        lines.append(f"{number}.png;what color is the dog ?;{'red' if number % 2 else 'blue'}")
+    (folder / "table.csv").write_text("\n".join(lines))
+    shown = command("data", "from-csv", folder / "table.csv", folder, "--validation", 0.2)
+    assert "  train: 7 rows, 7 pictures\n  validation: 2 rows, 2 pictures\n  test: 1 rows, 1 pictures\n" in shown
+    assert "columns guessed from their names: image is 'photo'" in shown
+    assert "check: " in shown
+    assert "10 rows, 10 good, 0 bad" in shown
+    shown = command("data", "preview", folder, "-o", tmp_path / "page.html", "--model", model)
+    assert "10 of 10 rows of the task vqa; no problems" in shown
+    assert "<title>pictures: vqa</title>" in (tmp_path / "page.html").read_text()
+    words = ("--task", "vqa", "--model", model, "--train", folder, "--eval", folder, "--max-steps", 1, "--quiet")
+    assert "trained " in command("train", *words, "--output", tmp_path / "run", "--device", "cpu")
+
+
+def test_data_from_a_published_set(command, tmp_path):
     from PIL import Image
 
     source = tmp_path / "rad"
@@ -130,8 +153,13 @@ def test_data_convert(command, tmp_path):
     Image.new("RGB", (4, 4)).save(source / "x.png")
     row = {"qid": 1, "phrase_type": "freeform", "image_name": "x.png", "question": "Is it?", "answer": 3}
     (source / "VQA_RAD.json").write_text(json.dumps([row]))
-    assert "train: 1 rows" in command("data", "convert", "vqa-rad", source, tmp_path / "out")
+    assert "train: 1 rows" in command("data", "from-vqa-rad", source, tmp_path / "out")
     assert "1 good" in command("data", "check", tmp_path / "out", "--task", "vqa")
+
+
+def test_a_preview_of_a_built_in_world(command, tmp_path):
+    words = ("data", "preview", "shapes:source:test:5", "--task", "caption", "--rows", 3)
+    assert "3 of 5 rows of the task caption" in command(*words, "-o", tmp_path / "deep" / "page.html")
 
 
 def test_methods_are_listed_with_their_options(command):

@@ -276,8 +276,17 @@ def test_bad_rows_are_refused_or_skipped(refused, train_words, data, tmp_path):
     assert metrics["data"]["train"]["skipped"] == 1
 
 
-def test_unknown_converter(refused, tmp_path):
-    assert "'vqa-2000' is not one of vqa-rad" in refused("data", "convert", "vqa-2000", tmp_path, tmp_path / "x")
+def test_data_that_cannot_be_converted_or_shown(refused, data, tmp_path):
+    assert "missing.csv: no such file or folder" in refused(
+        "data", "from-csv", tmp_path / "missing.csv", tmp_path / "x"
+    )
+    assert "DST: is needed" in refused("data", "from-csv", tmp_path / "missing.csv")
+    (tmp_path / "page.html").write_text("x")
+    page = ("-o", tmp_path / "page.html")
+    assert "page.html exists; --overwrite replaces it" in refused("data", "preview", data["vqa"], *page)
+    assert "is a folder; name a file" in refused("data", "preview", data["vqa"], "-o", tmp_path)
+    assert "--prompt: " in refused("data", "preview", data["vqa"], *page, "--overwrite", "--prompt", "No place.")
+    assert (tmp_path / "page.html").read_text() == "x"
 
 
 def test_interrupt_is_130_with_a_hint(train_words, tmp_path, monkeypatch):

@@ -12,7 +12,9 @@ from typer.testing import CliRunner
 
 import padapter
 from padapter.cli import app
+from padapter.converters import CONVERTERS
 from padapter.options import DataCheckOptions, DataShardOptions, EvalOptions, PredictOptions, TrainOptions, flag_of
+from padapter.preview import PreviewOptions
 
 COMMANDS = {
     "train": TrainOptions,
@@ -20,7 +22,8 @@ COMMANDS = {
     "predict": PredictOptions,
     "data check": DataCheckOptions,
     "data shard": DataShardOptions,
-    "data convert": None,
+    "data preview": PreviewOptions,
+    **{f"data from-{converter.name}": converter.options for converter in CONVERTERS.values()},
     "data": None,
     "methods": None,
     "env": None,

@@ -10,17 +10,18 @@ from typing import Annotated, TextIO
 import typer
 
 from padapter.cli.compare import compare_command
+from padapter.cli.data import convert_command, preview_command
 from padapter.cli.environment import env_command
 from padapter.cli.flags import command, guarded
 from padapter.cli.handlers import (
     check_command,
-    convert_command,
     eval_command,
     methods_command,
     predict_command,
     shard_command,
 )
 from padapter.cli.handlers import train_command as train_handler
+from padapter.converters import CONVERTERS
 from padapter.options import (
     CompareOptions,
     DataCheckOptions,
@@ -29,6 +30,7 @@ from padapter.options import (
     PredictOptions,
     TrainOptions,
 )
+from padapter.preview import PreviewOptions
 
 app = typer.Typer(
     name="padapter",
@@ -37,9 +39,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-data = typer.Typer(
-    help="Check data, pack it into shards, or convert it into the format that training reads.", no_args_is_help=True
-)
+data = typer.Typer(help="Make data of what you have, check them, look at them, and pack them.", no_args_is_help=True)
 
 app.command("train")(command(TrainOptions, train_handler))
 app.command("eval")(command(EvalOptions, eval_command))
@@ -49,7 +49,9 @@ app.command("methods")(guarded(methods_command))
 app.command("env")(guarded(env_command))
 data.command("check")(command(DataCheckOptions, check_command))
 data.command("shard")(command(DataShardOptions, shard_command))
-data.command("convert")(guarded(convert_command))
+for converter in CONVERTERS.values():
+    data.command(f"from-{converter.name}")(command(converter.options, convert_command(converter)))
+data.command("preview")(command(PreviewOptions, preview_command))
 app.add_typer(data, name="data")
 
 

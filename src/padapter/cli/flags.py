@@ -78,9 +78,10 @@ def _annotation(item: Field[Any], hints: dict[str, Any]) -> Any:
     flag = flag_of(item)
     if kind is bool and metadata["in_yaml"]:
         flag = f"{flag}/--no-{flag.removeprefix('--')}"
+    flags = [flag, *filter(None, [metadata.get("short")])]
     kind = list[str] if kind is dict else kind
     metavar = None if kind is bool else metadata["metavar"]
-    return Annotated[Optional[kind], typer.Option(flag, help=text, metavar=metavar, show_default=False)]  # noqa: UP045
+    return Annotated[Optional[kind], typer.Option(*flags, help=text, metavar=metavar, show_default=False)]  # noqa: UP045
 
 
 def _kind(hint: Any) -> Any:

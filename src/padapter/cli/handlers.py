@@ -5,12 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, fields
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from padapter.errors import UserError
 from padapter.options import DataCheckOptions, DataShardOptions, EvalOptions, PredictOptions, TrainOptions
 
 if TYPE_CHECKING:
@@ -77,6 +75,8 @@ def check_command(options: DataCheckOptions) -> None:
 
 def shard_command(options: DataShardOptions) -> None:
     """Pack data into tar files that are read in place, with an index: for data on several disks or a network disk."""
+    from pathlib import Path
+
     from padapter.data import infer_task
     from padapter.data.shards.write import write_shards
     from padapter.tasks import TASKS, get_task
@@ -93,19 +93,6 @@ def shard_command(options: DataShardOptions) -> None:
         skip_bad_rows=options.skip_bad_rows,
     ):
         print(written.format())
-
-
-def convert_command(
-    kind: Annotated[str, typer.Argument(metavar="KIND", help="Format of the source; an unknown one lists them all.")],
-    source: Annotated[str, typer.Argument(metavar="SRC", help="File or folder to read.")],
-    destination: Annotated[str, typer.Argument(metavar="DST", help="File or folder to write.")],
-) -> None:
-    """Turn a data set's own format into the JSONL that training reads."""
-    from padapter.data import CONVERTERS
-
-    if kind not in CONVERTERS:
-        raise UserError(f"KIND: {kind!r} is not one of {', '.join(CONVERTERS)}")
-    print(CONVERTERS[kind](Path(source), Path(destination)).format())
 
 
 def methods_command() -> None:
@@ -191,7 +178,6 @@ def prepare(torch_too: bool = True) -> None:
 
 __all__ = [
     "check_command",
-    "convert_command",
     "eval_command",
     "methods_command",
     "predict_command",

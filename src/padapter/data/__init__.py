@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from padapter.data.benchmarks.scheme import overlap
 from padapter.data.check import check_data
-from padapter.data.convert import CONVERTERS, Conversion
 from padapter.data.images import IMAGE_SUFFIXES, MAX_PIXELS, ImageError, ImageSource, open_image, verify_image
 from padapter.data.infer import infer_task
 from padapter.data.load import LoadedData, load_data
@@ -13,10 +12,8 @@ from padapter.data.report import Problem, Report
 from padapter.data.schema import Field
 
 __all__ = [
-    "CONVERTERS",
     "IMAGE_SUFFIXES",
     "MAX_PIXELS",
-    "Conversion",
     "Field",
     "ImageError",
     "ImageSource",

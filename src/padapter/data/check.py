@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, overload
 
 from padapter.data.columns import ColumnRows
 from padapter.data.images import ImageError
@@ -33,8 +33,17 @@ class DataTask(Protocol):
         """The columns besides id and image."""
 
 
+@dataclass(frozen=True)
+class Example:
+    """One usable row: clean values and the key of its picture."""
+
+    id: str
+    image: str
+    values: dict[str, Any]
+
+
 @dataclass
-class Examples:
+class Examples(Sequence[Example]):
     """The usable rows, as columns: half a million objects would take more memory than what they hold.
 
     Attributes:
@@ -49,6 +58,16 @@ class Examples:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @overload
+    def __getitem__(self, index: int) -> Example: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Example]: ...
+    def __getitem__(self, index: int | slice) -> Example | list[Example]:
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        values = {name: column[index] for name, column in self.values.items()}
+        return Example(self.ids[index], self.images[index], values)
 
     def add(self, key: str, image: str, values: dict[str, Any]) -> None:
         """Take one row; all rows have the same fields."""
@@ -75,7 +94,7 @@ class Examples:
 Verdicts = dict[tuple[str | None, str], str | None]
 
 
-def check_data(spec: str, task: DataTask, *, split: str | None = None, seed: int = 0) -> Report:
+def check_data(spec: str, task: DataTask, *, split: str | None = None, seed: int = 0, decode: bool = True) -> Report:
     """Check every row and decode every picture of a data set, and report all problems at once.
 
     Splits whose answers are not public are checked without them.
@@ -85,6 +104,7 @@ def check_data(spec: str, task: DataTask, *, split: str | None = None, seed: int
         task: The task they are for.
         split: One split, or None for every split of a folder.
         seed: For built-in worlds.
+        decode: False where the pictures have been decoded just now: only header and end of each are read.
 
     Returns:
         The report; ``report.ok`` is False if there is any problem.
@@ -92,8 +112,30 @@ def check_data(spec: str, task: DataTask, *, split: str | None = None, seed: int
     Raises:
         UserError: There is nothing to check: no such file, no such split, not data.
     """
+    return survey(spec, task, split=split, seed=seed, decode=decode).report
+
+
+@dataclass(frozen=True)
+class Survey:
+    """Everything that a check has seen.
+
+    Attributes:
+        report: What it found.
+        sources: Rows and pictures by split.
+        examples: Usable rows by split.
+    """
+
+    report: Report
+    sources: dict[str, Source]
+    examples: dict[str, Sequence[Example]]
+
+
+def survey(spec: str, task: DataTask, *, split: str | None = None, seed: int = 0, decode: bool = True) -> Survey:
+    """The same as :func:`check_data`, with the rows that were read."""
     found = available_splits(spec) if split is None else None
     whole = Report(spec)
+    sources = {}
+    examples: dict[str, Sequence[Example]] = {}
     named: dict[str, tuple[ImageStore, set[str]]] = {}
     verdicts: Verdicts = {}
     remarks = _remarks(spec) if split is None else []
@@ -101,14 +143,14 @@ def check_data(spec: str, task: DataTask, *, split: str | None = None, seed: int
         raise UserError(f"{spec}: no split can be read:\n" + "\n".join(f"  {remark}" for remark in remarks))
     for name in found or [split or "train"]:
         try:
-            source = open_source(spec, task.name, split=name, seed=seed)
+            source = sources[name] = open_source(spec, task.name, split=name, seed=seed)
         except UserError as error:
             if not found or len(found) == 1:
                 raise
             whole.problems.append(Problem(spec, None, name, str(error), fatal=True))
             continue
         fields = asked_fields(task.fields) if source.unanswered else task.fields
-        report, _ = examine(source, fields, decode=True, verdicts=verdicts)
+        report, examples[name] = examine(source, fields, decode=decode, verdicts=verdicts)
         whole.rows += report.rows
         whole.good += report.good
         whole.dropped += report.dropped
@@ -119,7 +161,7 @@ def check_data(spec: str, task: DataTask, *, split: str | None = None, seed: int
         if source.images.place is not None:
             named[name] = (source.images, _named(source))
     whole.notes += [*_across(named), *remarks]
-    return whole
+    return Survey(whole, sources, examples)
 
 
 def _remarks(spec: str) -> list[str]:

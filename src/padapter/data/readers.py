@@ -54,19 +54,14 @@ def read_rows(path: Path) -> list[RawRow]:
     """
     if path.suffix.lower() not in (*ANNOTATION_SUFFIXES, ".ndjson"):
         raise UserError(f"{path}: unknown kind of file; data are .jsonl, .json or .csv files, or a folder.")
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file.") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}).") from error
+    content = _content(path)
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise UserError(f"{path}: is UTF-16; save it as UTF-8.")
     content = content.removeprefix(b"\xef\xbb\xbf")
     if not content.strip():
         raise UserError(f"{path}: is empty.")
     if path.suffix.lower() == ".csv":
-        return list(_read_csv(path, content))
+        return list(_read_csv(path, _utf8(path, content)))
     if content.lstrip().startswith(b"["):
         return list(_read_json_list(path, content))
     return list(_read_json_lines(path, content))
@@ -78,7 +73,7 @@ def _read_json_lines(path: Path, content: bytes) -> Iterator[RawRow]:
         if "image" not in whole and any(_holds_objects(value) for value in whole.values()):
             raise UserError(
                 f"{path}: holds one JSON object ({_keys(whole)}), not rows. Expected one row per line or "
-                "a list of rows; COCO, NLVR and VQA-RAD files can be converted (see docs/data.md)."
+                "a list of rows; COCO and VQA files are converted by `padapter data from-coco` and `from-vqa`."
             )
         yield RawRow(str(path), 1, whole)
         return
@@ -152,14 +147,55 @@ def _read_json_list(path: Path, content: bytes) -> Iterator[RawRow]:
             return
 
 
-def _read_csv(path: Path, content: bytes) -> Iterator[RawRow]:
+def read_csv(path: Path, *, separator: str | None = None, encoding: str = "utf-8") -> list[RawRow]:
+    """Read a table whatever its suffix, separator and encoding.
+
+    Args:
+        path: The file.
+        separator: The mark between cells; None tells it from the first line: a comma, a semicolon or a tab.
+        encoding: A name that Python knows; a byte order mark is dropped.
+
+    Returns:
+        The rows in order; unreadable ones carry an ``error``.
+
+    Raises:
+        UserError: No such file, another encoding, an empty file, or a header that names a column twice.
+    """
+    content = _content(path)
     try:
-        text = content.decode("utf-8")
+        text = content.decode(encoding).removeprefix("\ufeff")
+    except LookupError:
+        raise UserError(f"--encoding: {encoding!r} is not known; usual ones are utf-8, utf-16 and cp1252.") from None
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UserError(
+            f"{path}, line {line}: is not {encoding}; name its encoding with --encoding, e.g. cp1252 or utf-16."
+        ) from error
+    if not text.strip():
+        raise UserError(f"{path}: is empty.")
+    return list(_read_csv(path, text, separator))
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file.") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}).") from error
+
+
+def _utf8(path: Path, content: bytes) -> str:
+    try:
+        return content.decode("utf-8")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise UserError(f"{path}, line {line}: is not UTF-8; save the table as UTF-8.") from error
+
+
+def _read_csv(path: Path, text: str, separator: str | None = None) -> Iterator[RawRow]:
     header_line = text.lstrip("\r\n").splitlines()[0]
-    delimiter = max(",;\t", key=header_line.count)
+    delimiter = separator or max(",;\t", key=header_line.count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     header: list[str] | None = None
     begin = 1

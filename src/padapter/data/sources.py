@@ -92,7 +92,7 @@ def available_splits(spec: str) -> list[str] | None:
     if _is_saved_dataset(path):
         table = _load_from_disk(path)
         return [name for name in SPLITS if _match_split(name, list(table))] if isinstance(table, dict) else None
-    splits = [split for split in SPLITS if _split_files(path, split)]
+    splits = [split for split in SPLITS if split_files(path, split)]
     return splits or None
 
 
@@ -115,7 +115,7 @@ def _open_folder(path: Path, split: str) -> Source:
                 raise UserError(f"{path}: has no split {split!r}; it has: {', '.join(table)}.")
             table = table[name]
         return from_table(table, path.resolve().name, split, str(path), root=path)
-    files = _split_files(path, split)
+    files = split_files(path, split)
     if not files and not available_splits(str(path)):
         files = _existing(path, ["metadata"])
         if files:
@@ -140,7 +140,8 @@ def _from_metadata(files: list[Path], name: str, split: str) -> Source:
     return source
 
 
-def _split_files(path: Path, split: str) -> list[Path]:
+def split_files(path: Path, split: str) -> list[Path]:
+    """The files of a folder that would be read as that split."""
     names = SPLITS.get(split, (split,))
     return _existing(path, [*names, *(f"{name}/metadata" for name in names)])
 

@@ -125,7 +125,7 @@ class FolderImages:
                 found /= part
                 continue
             listing = self._listing(self.root / found)
-            same = listing.get(_spelling(part, suffix=depth == len(path.parts)), [])
+            same = listing.get(spelling(part, suffix=depth == len(path.parts)), [])
             if len(same) > 1:
                 raise ImageError(
                     f"{self.root / path}: image not found, and several files come close: {', '.join(same)}."
@@ -147,7 +147,7 @@ class FolderImages:
         if folder not in self._listings:
             names: dict[str, list[str]] = {}
             for entry in os.scandir(folder) if folder.is_dir() else ():
-                names.setdefault(_spelling(entry.name, suffix=entry.is_file()), []).append(entry.name)
+                names.setdefault(spelling(entry.name, suffix=entry.is_file()), []).append(entry.name)
             self._listings[folder] = names
         return self._listings[folder]
 
@@ -241,7 +241,7 @@ def stamp_of(handle: BinaryIO, size: int) -> str:
     return f"{size}-{digest.hexdigest()}"
 
 
-def _spelling(name: str, *, suffix: bool) -> str:
+def spelling(name: str, *, suffix: bool) -> str:
     """One spelling for all Unicode forms of a name and, for files, all cases of its suffix."""
     composed = unicodedata.normalize("NFC", name)
     stem, dot, end = composed.rpartition(".")

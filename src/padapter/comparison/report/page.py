@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
-from importlib import resources
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from padapter.comparison.report import figures
 from padapter.comparison.report.analysis import Analysis
 from padapter.comparison.report.content import Content
 from padapter.comparison.report.figures import Drawing, Look
 from padapter.comparison.report.tables import Cell, Row, Table
-
-if TYPE_CHECKING:
-    from jinja2 import Environment
+from padapter.pages import render_page
 
 # The markers of the drawings, as SVG in a box from -8 to 8, and their dashes, for the legend.
 SHAPES = (
@@ -64,10 +60,9 @@ class Gallery:
 
 def render(content: Content, analysis: Analysis) -> str:
     """The whole page."""
-    template = _environment().get_template("page.html.j2")
-    return template.render(
+    return render_page(
+        __package__,
         content=content,
-        style=_read("page.css"),
         forest=figures.forest(analysis),
         galleries=_galleries(analysis),
         parts=_parts,
@@ -125,16 +120,3 @@ def _groups(table: Table) -> list[tuple[str, int]]:
 def _bodies(table: Table) -> list[tuple[bool, list[Row]]]:
     """Rows that stand apart, and the others."""
     return [(apart, list(rows)) for apart, rows in groupby(table.rows, key=lambda row: row.apart)]
-
-
-def _read(name: str) -> str:
-    return resources.files(__package__).joinpath("assets").joinpath(name).read_text(encoding="utf-8")
-
-
-@cache
-def _environment() -> Environment:
-    from jinja2 import Environment, FunctionLoader, StrictUndefined
-
-    return Environment(
-        loader=FunctionLoader(_read), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )

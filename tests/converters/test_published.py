@@ -3,10 +3,14 @@ from __future__ import annotations
 import json
 
 import pytest
-from data_cases import CAPTION, ENTAILMENT, VQA, picture
+from convert_cases import picture
 
-from padapter.data import CONVERTERS, check_data, load_data
+from padapter.converters import CONVERTERS
+from padapter.data import check_data, load_data
 from padapter.errors import UserError
+from padapter.tasks import get_task
+
+VQA, ENTAILMENT = get_task("vqa"), get_task("entailment")
 
 
 def rad_row(qid, **changes):
@@ -43,13 +47,13 @@ def vqa_rad(tmp_path):
 
 def test_vqa_rad(vqa_rad, tmp_path):
     done = CONVERTERS["vqa-rad"](vqa_rad, tmp_path / "out")
-    assert done.rows == {"train": 2, "test": 2}
-    assert done.left_out == {"a value is missing": 1, "image not found": 2}
-    assert "train: 2 rows" in done.format()
-    assert "left out: 2 (image not found)" in done.format()
+    assert done.rows == {"train": 3, "test": 2}
+    assert done.left_out.counts == {"answers|answer cannot be used": 1, "picture not found": 1}
+    assert "train: 3 rows" in done.format()
+    assert "left out: 1 (picture not found)" in done.format()
     assert check_data(str(tmp_path / "out"), VQA).ok
     train = load_data(str(tmp_path / "out"), VQA).dataset
-    assert train["answers"][:] == [["2"], ["left\u00a0lung \u2013 r\u00f6ntgen"]]
+    assert train["answers"][:] == [["2"], ["2"], ["left\u00a0lung \u2013 r\u00f6ntgen"]]
     test = load_data(str(tmp_path / "out"), VQA, split="test").dataset
     assert test["answer_type"][:] == ["CLOSED", "OPEN"]
     assert test["question_type"][:] == ["COUNT", None]
@@ -89,53 +93,23 @@ def test_nlvr(tmp_path):
     assert ENTAILMENT.candidates(data) == ["false", "true"]
 
 
-@pytest.mark.parametrize(
-    ("name", "splits"), [("captions_val2017.json", {"validation"}), ("captions_train.json", {"train"})]
-)
-def test_coco_captions(tmp_path, name, splits):
-    content = {
-        "images": [{"id": n, "file_name": f"{n:012d}.jpg"} for n in (1, 2, 3)],
-        "annotations": [{"id": 10 + n, "image_id": n % 2 + 1, "caption": f"Caption {n} "} for n in range(5)],
-    }
-    for n in (1, 2, 3):
-        picture(tmp_path / "coco" / "val2017" / f"{n:012d}.jpg")
-    (tmp_path / "coco" / name).write_text(json.dumps(content))
-    done = CONVERTERS["coco-captions"](tmp_path / "coco" / name, tmp_path / "out")
-    assert set(done.rows) == splits
-    assert done.left_out == {"a value is missing": 1}  # image 3 has no caption
-    data = load_data(str(tmp_path / "out"), CAPTION, split=splits.pop()).dataset
-    assert data["id"][:] == ["1", "2"]
-    assert data["captions"][:] == [["Caption 0", "Caption 2", "Caption 4"], ["Caption 1", "Caption 3"]]
-
-
-def test_coco_captions_without_a_split_in_the_name(tmp_path):
-    content = {
-        "images": [{"id": n, "file_name": f"{n}.png"} for n in range(60)],
-        "annotations": [{"id": n, "image_id": n, "caption": "A thing."} for n in range(60)],
-    }
-    for n in range(60):
-        picture(tmp_path / "coco" / "images" / f"{n}.png")
-    (tmp_path / "coco" / "captions.json").write_text(json.dumps(content))
-    rows = CONVERTERS["coco-captions"](tmp_path / "coco", tmp_path / "out").rows
-    assert sum(rows.values()) == 60
-    assert rows["train"] > rows["test"] > 3
-    assert rows["validation"] > 3
-
-
 @pytest.mark.parametrize("name", list(CONVERTERS))
 def test_sources_that_are_none(tmp_path, name):
+    options = {"question": "What?"} if name == "folder" else {}
     with pytest.raises(UserError, match="no such file or folder"):
-        CONVERTERS[name](tmp_path / "missing", tmp_path / "out")
+        CONVERTERS[name](tmp_path / "missing", tmp_path / "out", **options)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match=r"expected one file .*found none"):
-        CONVERTERS[name](tmp_path / "empty", tmp_path / "out")
+    with pytest.raises(UserError, match=r"expected one file .*found none|holds no pictures"):
+        CONVERTERS[name](tmp_path / "empty", tmp_path / "out", **options)
     (tmp_path / "other.json").write_text('[{"a": 1}]')
-    with pytest.raises(UserError, match=r"not an NLVR file|COCO layout|no usable row"):
-        CONVERTERS[name](tmp_path / "other.json", tmp_path / "out")
+    with pytest.raises(
+        UserError, match=r"not an NLVR file|COCO layout|nothing to write|has no rows|which column|is a file"
+    ):
+        CONVERTERS[name](tmp_path / "other.json", tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
 
 
 def test_an_earlier_result_is_not_overwritten(vqa_rad, tmp_path):
     CONVERTERS["vqa-rad"](vqa_rad, tmp_path / "out")
-    with pytest.raises(UserError, match=r"holds train\.jsonl, test\.jsonl already"):
+    with pytest.raises(UserError, match=r"holds train\.jsonl already"):
         CONVERTERS["vqa-rad"](vqa_rad, tmp_path / "out")
