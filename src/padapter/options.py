@@ -106,7 +106,7 @@ class TrainOptions(InferenceOptions):
     task: str = option(metavar="vqa|entailment|caption", help="What is asked of the model.")
     model: str = option(metavar="ID|DIR", help="Model to adapt: 'shapes-blip' (built in), a folder or a hub id.")
     train: str = option(
-        metavar="DATA", help="Training data: a file beside its images, a folder, a hub id or 'shapes:...'."
+        metavar="DATA", help="Training data: a file beside its images, a folder, a benchmark NAME:FOLDER, a hub id, ..."
     )
     eval: str | None = option(None, metavar="DATA", help="Data to score on before and after training.")
     method: str = option(
@@ -285,7 +285,7 @@ class DataCheckOptions:
     """Options of ``padapter data check``."""
 
     data: str = option(
-        metavar="DATA", positional=True, help="A file beside its images, a folder, a hub id, 'shapes:...'."
+        metavar="DATA", positional=True, help="A file beside its images, a folder, a benchmark NAME:FOLDER, ..."
     )
     task: str | None = option(
         None,
@@ -297,6 +297,25 @@ class DataCheckOptions:
 
     def __post_init__(self) -> None:
         check_at_least(self, 0, "show")
+
+
+@dataclass(kw_only=True)
+class DataShardOptions:
+    """Options of ``padapter data shard``."""
+
+    data: str = option(metavar="DATA", positional=True, help="What to pack: a file, a folder, NAME:FOLDER, ...")
+    destination: str = option(metavar="DST", positional=True, help="Folder to write the tar files and the index into.")
+    task: str | None = option(
+        None,
+        metavar="vqa|entailment|caption",
+        help="Task whose fields the rows must have. (default: told from the fields)",
+    )
+    split: str | None = option(None, help="Split to pack. (default: every split that is there)")
+    size: int = option(1000, metavar="MB", help="Megabytes at which a new tar file is begun.")
+    skip_bad_rows: bool = option(False, help="Leave out rows with problems instead of refusing the data.")
+
+    def __post_init__(self) -> None:
+        check_at_least(self, 1, "size")
 
 
 @dataclass(kw_only=True)
@@ -413,6 +432,7 @@ __all__ = [
     "PRECISIONS",
     "CompareOptions",
     "DataCheckOptions",
+    "DataShardOptions",
     "EvalOptions",
     "InferenceOptions",
     "PredictOptions",

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 import padapter
 from padapter.cli import app
 from padapter.converters import CONVERTERS
-from padapter.options import DataCheckOptions, EvalOptions, PredictOptions, TrainOptions, flag_of
+from padapter.options import DataCheckOptions, DataShardOptions, EvalOptions, PredictOptions, TrainOptions, flag_of
 from padapter.preview import PreviewOptions
 
 COMMANDS = {
@@ -21,6 +21,7 @@ COMMANDS = {
     "eval": EvalOptions,
     "predict": PredictOptions,
     "data check": DataCheckOptions,
+    "data shard": DataShardOptions,
     "data preview": PreviewOptions,
     **{f"data from-{converter.name}": converter.options for converter in CONVERTERS.values()},
     "data": None,

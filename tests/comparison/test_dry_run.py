@@ -224,6 +224,10 @@ def test_the_papers_recipes_are_two_by_six_by_five(name):
         "TextCaps": (3e-4, 2, 1.75, 0.1),
         "VizWiz-Captions": (3e-4, 2, 1.75, 0.1),
     }
+    assert (
+        by_place[("VQA v2", "LoRA")].train_split == by_place[("COCO Captions", "LoRA")].train_split == "karpathy-train"
+    )
+    assert by_place[("VQA v2", "LoRA")].eval_split == by_place[("COCO Captions", "LoRA")].eval_split == "karpathy-test"
     for benchmark, (rate, epochs, p, mu) in published.items():
         ours = by_place[(benchmark, "p-adapter")]
         assert (ours.learning_rate, ours.epochs, ours.seed, ours.weight_decay) == (rate, epochs, 42, 0.05)
@@ -250,7 +254,7 @@ def test_a_dry_run_of_the_papers_recipe_says_what_is_missing():
     assert len(report.missing) == 1 + 6 * 2
     assert [size for _, _, size in sizes_of(report)] == [223_679_804, 294_912, 589_824, 5_339_520, 7_111_344]
     text = "\n".join(report.lines())
-    assert "./data/snli-ve [test]: there is no such file or folder here" in text
+    assert "snli-ve:./data/snli-ve [test]: snli-ve:./data/snli-ve: data/snli-ve: there is no such folder." in text
     assert "The slides print 0.71 % and 6.39 %; none of 6 readings gives both at these sizes." in text
     mplug = dry_run(paper_cells(PAPER / "mplug.yaml"), measured=False)
     assert mplug.sized == {}

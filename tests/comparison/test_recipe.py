@@ -100,6 +100,9 @@ def test_tuning_never_sees_the_rows_of_the_table(tmp_path):
     assert {job.options["eval_split"] for job in jobs} == {"validation"}
     assert {job.seed for job in jobs} == {9}
     assert {job.options["max_steps"] for job in jobs} == {3}
+    other_name = BODY.replace("label: VQA,", "label: VQA, tune_split: validation, eval_split: val,")
+    with pytest.raises(UserError, match=r"vqa: tune_split and eval_split are both 'validation'"):
+        tuning_jobs(recipe_of(tmp_path, other_name.replace("shapes:new-questions", "vqav2:nowhere")), {})
     with pytest.raises(UserError, match=r"vqa: tune_split and eval_split are both 'test'"):
         tuning_jobs(recipe_of(tmp_path, BODY.replace("label: VQA,", "label: VQA, tune_split: test,")), {})
 

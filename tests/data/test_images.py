@@ -452,7 +452,7 @@ OPENERS = re.compile(
     r"|\bimport (cv2|imageio|skimage|torchvision)|from (cv2|imageio|skimage|torchvision)"
 )
 #: Not a picture: whether files shall be decoded when data are checked.
-CHECKS = {"data/check.py": ["decode=True"], "converters/writing.py": ["decode=True"]}
+CHECKS = {file: ["decode=True"] for file in ("data/shards/write.py", "converters/writing.py")}
 
 
 def test_one_place_opens_pictures():

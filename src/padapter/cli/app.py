@@ -13,10 +13,25 @@ from padapter.cli.compare import compare_command
 from padapter.cli.data import convert_command, preview_command
 from padapter.cli.environment import env_command
 from padapter.cli.flags import command, guarded
-from padapter.cli.handlers import check_command, eval_command, methods_command, predict_command, submit_command
+from padapter.cli.handlers import (
+    check_command,
+    eval_command,
+    methods_command,
+    predict_command,
+    shard_command,
+    submit_command,
+)
 from padapter.cli.handlers import train_command as train_handler
 from padapter.converters import CONVERTERS
-from padapter.options import CompareOptions, DataCheckOptions, EvalOptions, PredictOptions, SubmitOptions, TrainOptions
+from padapter.options import (
+    CompareOptions,
+    DataCheckOptions,
+    DataShardOptions,
+    EvalOptions,
+    PredictOptions,
+    SubmitOptions,
+    TrainOptions,
+)
 from padapter.preview import PreviewOptions
 
 app = typer.Typer(
@@ -26,7 +41,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-data = typer.Typer(help="Make data of what you have, check them, and look at them.", no_args_is_help=True)
+data = typer.Typer(help="Make data of what you have, check them, look at them, and pack them.", no_args_is_help=True)
 
 app.command("train")(command(TrainOptions, train_handler))
 app.command("eval")(command(EvalOptions, eval_command))
@@ -36,6 +51,7 @@ app.command("compare")(command(CompareOptions, compare_command))
 app.command("methods")(guarded(methods_command))
 app.command("env")(guarded(env_command))
 data.command("check")(command(DataCheckOptions, check_command))
+data.command("shard")(command(DataShardOptions, shard_command))
 for converter in CONVERTERS.values():
     data.command(f"from-{converter.name}")(command(converter.options, convert_command(converter)))
 data.command("preview")(command(PreviewOptions, preview_command))

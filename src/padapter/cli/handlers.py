@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from padapter.options import DataCheckOptions, EvalOptions, PredictOptions, SubmitOptions, TrainOptions
+from padapter.options import (
+    DataCheckOptions,
+    DataShardOptions,
+    EvalOptions,
+    PredictOptions,
+    SubmitOptions,
+    TrainOptions,
+)
 
 if TYPE_CHECKING:
     from padapter.data import Report
@@ -84,6 +91,28 @@ def check_command(options: DataCheckOptions) -> None:
     print(report.format(limit=options.show))
     if not report.ok:
         raise typer.Exit(BAD_DATA)
+
+
+def shard_command(options: DataShardOptions) -> None:
+    """Pack data into tar files that are read in place, with an index: for data on several disks or a network disk."""
+    from pathlib import Path
+
+    from padapter.data import infer_task
+    from padapter.data.shards.write import write_shards
+    from padapter.tasks import TASKS, get_task
+
+    prepare(torch_too=False)
+    named = options.task
+    task = get_task(named) if named else infer_task(options.data, TASKS.values(), split=options.split)
+    for written in write_shards(
+        options.data,
+        Path(options.destination).expanduser(),
+        task,
+        split=options.split,
+        megabytes=options.size,
+        skip_bad_rows=options.skip_bad_rows,
+    ):
+        print(written.format())
 
 
 def methods_command() -> None:
@@ -172,6 +201,7 @@ __all__ = [
     "eval_command",
     "methods_command",
     "predict_command",
+    "shard_command",
     "submit_command",
     "train_command",
 ]

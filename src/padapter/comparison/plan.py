@@ -11,7 +11,7 @@ from typing import Any
 from padapter.comparison.recipe import Benchmark, Recipe, cell_options
 from padapter.comparison.records import RunRecord
 from padapter.comparison.sizes import CellSizes, sized
-from padapter.data.sources import names_its_split
+from padapter.data.sources import canonical_split, names_its_split
 from padapter.errors import UserError
 from padapter.options import TrainOptions, to_plain
 
@@ -99,11 +99,11 @@ def _tuning_rows(recipe: Recipe, benchmark: Benchmark) -> dict[str, Any]:
         UserError: if they could be those of the table.
     """
     where = f"{recipe.path}: benchmarks: {benchmark.name}"
-    data, split = benchmark.options["eval"], benchmark.options["eval_split"]
+    data = benchmark.options["eval"]
+    split, tuned = canonical_split(data, benchmark.options["eval_split"]), benchmark.tune_split
     if benchmark.tune_eval is not None:
-        if (benchmark.tune_eval, benchmark.tune_split) == (data, split) or (
-            benchmark.tune_eval == data and names_its_split(data)
-        ):
+        same = canonical_split(benchmark.tune_eval, tuned) == split
+        if benchmark.tune_eval == data and (same or names_its_split(data)):
             raise UserError(f"{where}: tune_eval and eval are the same rows; learning rates must not be chosen on them")
         return {"eval": benchmark.tune_eval, "eval_split": benchmark.tune_split}
     if names_its_split(data):
@@ -111,9 +111,9 @@ def _tuning_rows(recipe: Recipe, benchmark: Benchmark) -> dict[str, Any]:
             f"{where}: eval {data!r} is one split, whatever tune_split says; name other data for learning rates to be "
             "chosen on: tune_eval"
         )
-    if benchmark.tune_split == split:
+    if canonical_split(data, tuned) == split:
         raise UserError(
-            f"{where}: tune_split and eval_split are both {split!r}; learning rates must not be chosen on the rows of "
+            f"{where}: tune_split and eval_split are both {tuned!r}; learning rates must not be chosen on the rows of "
             "the table"
         )
     return {"eval_split": benchmark.tune_split}

@@ -10,7 +10,8 @@ from pathlib import Path
 from padapter.comparison.cells import Cell
 from padapter.data.readers import ANNOTATION_SUFFIXES, RawRow
 from padapter.data.schema import Field, parse_row
-from padapter.data.sources import WORLDS, open_source
+from padapter.data.schemes import scheme_of
+from padapter.data.sources import open_source
 from padapter.data.stores import ImageStore
 from padapter.errors import UserError
 from padapter.tasks import get_task
@@ -58,7 +59,7 @@ def find_splits(cells: Sequence[Cell]) -> dict[SplitName, Split]:
 
 def _split(spec: str, split: str, task_name: str) -> Split:
     """Count the rows of a split and the files they name; nothing is opened but the annotations."""
-    if spec.split(":", 1)[0] not in WORLDS and not Path(spec).expanduser().exists():
+    if scheme_of(spec) is None and not Path(spec).expanduser().exists():
         if HUB_ID.fullmatch(spec) and Path(spec).suffix.lower() not in (*ANNOTATION_SUFFIXES, ".ndjson"):
             return Split(spec, split, 0, unseen="a hub id; nothing is fetched here, so nothing is counted")
         return Split(spec, split, 0, "there is no such file or folder here")
@@ -66,6 +67,8 @@ def _split(spec: str, split: str, task_name: str) -> Split:
         source = open_source(spec, task_name, split=split)
     except UserError as error:
         return Split(spec, split, 0, str(error).splitlines()[0])
+    if source.unanswered:
+        return Split(spec, split, 0, source.unanswered)
     task, bad, texts = get_task(task_name), [], 0
     for row in source.rows:
         problem = _row_problem(row, task.fields, source.images)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from padapter.data.check import Problem, Report, check_data
+from padapter.data.benchmarks.scheme import overlap
+from padapter.data.check import check_data
 from padapter.data.images import IMAGE_SUFFIXES, MAX_PIXELS, ImageError, ImageSource, open_image, verify_image
 from padapter.data.infer import infer_task
 from padapter.data.load import LoadedData, load_data
 from padapter.data.picture import Picture, opened
+from padapter.data.report import Problem, Report
 from padapter.data.schema import Field
 
 __all__ = [
@@ -24,5 +26,6 @@ __all__ = [
     "load_data",
     "open_image",
     "opened",
+    "overlap",
     "verify_image",
 ]

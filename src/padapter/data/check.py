@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, overload
 
+from padapter.data.columns import ColumnRows
 from padapter.data.images import ImageError
-from padapter.data.schema import Field, FieldError, ParsedRow, parse_row
-from padapter.data.sources import Source, available_splits, open_source
+from padapter.data.readers import RawRow
+from padapter.data.report import Problem, Report
+from padapter.data.schema import Field, FieldError, ParsedRow, asked_fields, parse_row
+from padapter.data.schemes import scheme_of
+from padapter.data.source import Source
+from padapter.data.sources import available_splits, open_source
+from padapter.data.stores import ImageStore
 from padapter.errors import UserError
 
 
@@ -28,78 +34,6 @@ class DataTask(Protocol):
 
 
 @dataclass(frozen=True)
-class Problem:
-    """One thing that is wrong: where, and what.
-
-    Attributes:
-        file: The annotation file (or the spec of a table).
-        line: The line where the row begins (of a table: its row, from 1), or None for the file as a whole.
-        field: The field, or None for the row as a whole.
-        message: What is wrong.
-        fatal: The rows after it could not be read, or no row can be used: not a matter of skipping rows.
-    """
-
-    file: str
-    line: int | None
-    field: str | None
-    message: str
-    fatal: bool = False
-
-    def __str__(self) -> str:
-        where = self.file if self.line is None else f"{self.file}, line {self.line}"
-        return f"{where}: {self.field}: {self.message}" if self.field else f"{where}: {self.message}"
-
-
-@dataclass
-class Report:
-    """The outcome of a check.
-
-    Attributes:
-        spec: The data that were checked.
-        rows: Rows read.
-        good: Rows that can be used.
-        dropped: Rows left out on purpose (label ``-``, exact repeats); each kind has a note.
-        problems: Everything that is wrong.
-        notes: What is worth knowing but stops nothing.
-        splits: Rows per split, if several were checked.
-    """
-
-    spec: str
-    rows: int = 0
-    good: int = 0
-    dropped: int = 0
-    problems: list[Problem] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    splits: dict[str, int] = field(default_factory=dict)
-
-    @property
-    def bad(self) -> int:
-        """Rows that cannot be used."""
-        return self.rows - self.good - self.dropped
-
-    @property
-    def ok(self) -> bool:
-        """True if there is no problem."""
-        return not self.problems
-
-    def format(self, limit: int | None = None) -> str:
-        """The report as text.
-
-        Args:
-            limit: Show at most this many problems.
-        """
-        shown = self.problems if limit is None else self.problems[:limit]
-        lines = [f"{self.spec}: {self.rows} rows, {self.good} good, {self.bad} bad, {self.dropped} left out"]
-        if len(self.splits) > 1:
-            lines.append("  splits: " + ", ".join(f"{name} {rows}" for name, rows in self.splits.items()))
-        lines += [f"  problem: {problem}" for problem in shown]
-        if len(shown) < len(self.problems):
-            lines.append(f"  ... and {len(self.problems) - len(shown)} more problems")
-        lines += [f"  note: {note}" for note in self.notes]
-        return "\n".join(lines)
-
-
-@dataclass(frozen=True)
 class Example:
     """One usable row: clean values and the key of its picture."""
 
@@ -108,8 +42,62 @@ class Example:
     values: dict[str, Any]
 
 
+@dataclass
+class Examples(Sequence[Example]):
+    """The usable rows, as columns: half a million objects would take more memory than what they hold.
+
+    Attributes:
+        ids: The id of each row.
+        images: The key of its picture.
+        values: Its clean values, by field.
+    """
+
+    ids: list[str] = field(default_factory=list)
+    images: list[str] = field(default_factory=list)
+    values: dict[str, list[Any]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @overload
+    def __getitem__(self, index: int) -> Example: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Example]: ...
+    def __getitem__(self, index: int | slice) -> Example | list[Example]:
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        values = {name: column[index] for name, column in self.values.items()}
+        return Example(self.ids[index], self.images[index], values)
+
+    def add(self, key: str, image: str, values: dict[str, Any]) -> None:
+        """Take one row; all rows have the same fields."""
+        self.ids.append(key)
+        self.images.append(image)
+        for name, value in values.items():
+            self.values.setdefault(name, []).append(value)
+
+    def select(self, places: Sequence[int]) -> Examples:
+        """Some of the rows."""
+        return Examples(
+            [self.ids[place] for place in places],
+            [self.images[place] for place in places],
+            {name: [column[place] for place in places] for name, column in self.values.items()},
+        )
+
+    def records(self) -> Iterator[tuple[str, str, dict[str, Any]]]:
+        """Id, key of the picture and values of each row."""
+        for place, (key, image) in enumerate(zip(self.ids, self.images, strict=True)):
+            yield key, image, {name: column[place] for name, column in self.values.items()}
+
+
+#: What is wrong with pictures, or None, by the place that their keys are relative to and their key.
+Verdicts = dict[tuple[str | None, str], str | None]
+
+
 def check_data(spec: str, task: DataTask, *, split: str | None = None, seed: int = 0, decode: bool = True) -> Report:
     """Check every row and decode every picture of a data set, and report all problems at once.
+
+    Splits whose answers are not public are checked without them.
 
     Args:
         spec: The data (see ``docs/data.md``).
@@ -139,7 +127,7 @@ class Survey:
 
     report: Report
     sources: dict[str, Source]
-    examples: dict[str, list[Example]]
+    examples: dict[str, Sequence[Example]]
 
 
 def survey(spec: str, task: DataTask, *, split: str | None = None, seed: int = 0, decode: bool = True) -> Survey:
@@ -147,154 +135,198 @@ def survey(spec: str, task: DataTask, *, split: str | None = None, seed: int = 0
     found = available_splits(spec) if split is None else None
     whole = Report(spec)
     sources = {}
-    examples = {}
+    examples: dict[str, Sequence[Example]] = {}
+    named: dict[str, tuple[ImageStore, set[str]]] = {}
+    verdicts: Verdicts = {}
+    remarks = _remarks(spec) if split is None else []
+    if remarks and not found:
+        raise UserError(f"{spec}: no split can be read:\n" + "\n".join(f"  {remark}" for remark in remarks))
     for name in found or [split or "train"]:
-        source = sources[name] = open_source(spec, task.name, split=name, seed=seed)
-        report, examples[name] = examine(source, task.fields, decode=decode)
+        try:
+            source = sources[name] = open_source(spec, task.name, split=name, seed=seed)
+        except UserError as error:
+            if not found or len(found) == 1:
+                raise
+            whole.problems.append(Problem(spec, None, name, str(error), fatal=True))
+            continue
+        fields = asked_fields(task.fields) if source.unanswered else task.fields
+        report, examples[name] = examine(source, fields, decode=decode, verdicts=verdicts)
         whole.rows += report.rows
         whole.good += report.good
         whole.dropped += report.dropped
         whole.problems += report.problems
-        whole.notes += [f"{name}: {note}" for note in report.notes] if found else report.notes
+        notes = [*report.notes, *([source.unanswered] if source.unanswered else [])]
+        whole.notes += [f"{name}: {note}" for note in notes] if found else notes
         whole.splits[name] = report.rows
-    whole.notes += _across(sources)
+        if source.images.place is not None:
+            named[name] = (source.images, _named(source))
+    whole.notes += [*_across(named), *remarks]
     return Survey(whole, sources, examples)
 
 
-def examine(source: Source, fields: Sequence[Field], *, decode: bool) -> tuple[Report, list[Example]]:
+def _remarks(spec: str) -> list[str]:
+    scheme = scheme_of(spec)
+    return [] if scheme is None else scheme.remarks(spec)
+
+
+def examine(
+    source: Source, fields: Sequence[Field], *, decode: bool, verdicts: Verdicts | None = None
+) -> tuple[Report, Examples]:
     """Check the rows of one split.
 
     Args:
         source: The rows and their images.
         fields: The fields of the task.
         decode: Decode every picture instead of reading header and end.
+        verdicts: What is known of pictures from other splits; what is found is added.
 
     Returns:
         The report and the usable rows in order.
     """
-    report = Report(source.file, rows=len(source.rows))
-    if _refused_as_a_whole(source, fields, report):
-        return report, []
-    notes: Counter[str] = Counter()
-    left_out: set[int] = set()
-    parsed = _parse(source, fields, report, notes, left_out)
-    _check_ids(source, parsed, report, notes, left_out)
-    keys = _check_images(source, report, left_out, decode=decode)
-    examples = [Example(str(row.id), keys[index], row.values) for index, row in parsed.items() if index in keys]
-    report.dropped = len(left_out)
-    report.good = len(examples)
-    report.problems.sort(key=lambda problem: (not problem.fatal, problem.line or 0))
-    report.notes += [f"{count} rows: {note}" for note, count in sorted(notes.items())]
-    unused = sorted(_columns(source) - {"id", "image"} - {name for spec in fields for name in (spec.name, spec.alias)})
-    if unused:
-        report.notes.append(f"fields that are not used: {', '.join(unused)}")
-    return report, examples
+    check = _Check(source, fields, decode, {} if verdicts is None else verdicts)
+    check.go()
+    return check.report, check.examples
 
 
-def _columns(source: Source) -> set[str]:
-    return {str(name) for row in source.rows if row.values for name in row.values}
+class _Check:
+    """One walk along the rows of a split."""
 
+    def __init__(self, source: Source, fields: Sequence[Field], decode: bool, verdicts: Verdicts) -> None:
+        before = sum(source.left_out.values())
+        self.source = source
+        self.place = source.images.place
+        self.fields = fields
+        self.decode = decode
+        self.verdicts = verdicts
+        self.report = Report(source.file, rows=len(source.rows) + before, dropped=before)
+        self.examples = Examples()
+        self.notes = Counter({f"{reason}, left out": count for reason, count in source.left_out.items()})
+        self.first: dict[str, int] = {}
+        self.culprits: dict[str, tuple[RawRow, int]] = {}
+        self.some_picture = False
 
-def _refused_as_a_whole(source: Source, fields: Sequence[Field], report: Report) -> bool:
-    """One message instead of one per row where nothing can be used: no rows, or data of another task."""
-    if not source.rows:
-        report.problems.append(Problem(source.file, None, None, "has no rows", fatal=True))
-        return True
-    present = _columns(source)
-    wanted = {"image": "image"} | {spec.name: spec.title for spec in fields if spec.required}
-    aliases = {spec.name: {spec.name, spec.alias} for spec in fields} | {"image": {"image"}}
-    missing = [title for name, title in wanted.items() if not aliases[name] & present]
-    if missing and present:
-        message = (
-            f"no row has the field {' or '.join(map(repr, missing))}; fields found: {', '.join(sorted(present))}. "
-            f"This task needs {', '.join(wanted.values())}: is this data for another task?"
-        )
-        report.problems.append(Problem(source.file, None, None, message, fatal=True))
-    return bool(missing and present)
+    def go(self) -> None:
+        """Fill report and examples."""
+        if not self._refused_as_a_whole():
+            for index, row in enumerate(self.source.rows):
+                self._look_at(index, row)
+            self._report_pictures()
+        report, source = self.report, self.source
+        report.good = len(self.examples)
+        report.problems.sort(key=lambda problem: (not problem.fatal, problem.line or 0))
+        if source.unit != "line":
+            report.problems = [replace(problem, unit=source.unit) for problem in report.problems]
+        report.notes += source.notes
+        report.notes += [f"{count} rows: {note}" for note, count in sorted(self.notes.items())]
+        if not any(problem.fatal and problem.line is None for problem in report.problems):
+            used = {"id", "image"} | {name for spec in self.fields for name in (spec.name, spec.alias)}
+            unused = sorted(_columns(source) - used)
+            if unused:
+                report.notes.append(f"fields that are not used: {', '.join(unused)}")
 
+    def _refused_as_a_whole(self) -> bool:
+        """One message instead of one per row where nothing can be used: no rows, or data of another task."""
+        source = self.source
+        if not source.rows:
+            self.report.problems.append(Problem(source.file, None, None, "has no rows", fatal=True))
+            return True
+        present = _columns(source)
+        wanted = {"image": "image"} | {spec.name: spec.title for spec in self.fields if spec.required}
+        aliases = {spec.name: {spec.name, spec.alias} for spec in self.fields} | {"image": {"image"}}
+        missing = [title for name, title in wanted.items() if not aliases[name] & present]
+        if missing and present:
+            message = (
+                f"no row has the field {' or '.join(map(repr, missing))}; fields found: {', '.join(sorted(present))}. "
+                f"This task needs {', '.join(wanted.values())}: is this data for another task?"
+            )
+            self.report.problems.append(Problem(source.file, None, None, message, fatal=True))
+        return bool(missing and present)
 
-def _parse(
-    source: Source, fields: Sequence[Field], report: Report, notes: Counter[str], left_out: set[int]
-) -> dict[int, ParsedRow]:
-    """Rows without a problem, by their place; ``left_out`` collects those that are dropped on purpose."""
-    parsed: dict[int, ParsedRow] = {}
-    for index, row in enumerate(source.rows):
+    def _look_at(self, index: int, row: RawRow) -> None:
         if row.values is None:
-            report.problems.append(Problem(row.file, row.line, None, row.error or "cannot be read", row.fatal))
-            continue
-        outcome = parse_row(row.values, fields)
-        report.problems += [Problem(row.file, row.line, name, message) for name, message in outcome.problems]
+            self.report.problems.append(Problem(row.file, row.line, None, row.error or "cannot be read", row.fatal))
+            return
+        outcome = parse_row(row.values, self.fields)
+        self.report.problems += [Problem(row.file, row.line, name, message) for name, message in outcome.problems]
+        usable = not outcome.problems and not outcome.dropped
         if outcome.dropped:
-            notes[f"{outcome.dropped}, left out"] += 1
-            left_out.add(index)
-        elif not outcome.problems:
-            notes.update(set(outcome.notes))
-            parsed[index] = outcome
-    return parsed
+            self._leave_out(outcome.dropped)
+            return
+        if usable:
+            self.notes.update(set(outcome.notes))
+            own = self._has_own_id(index, row, outcome)
+            if own is None:
+                return
+            usable = own
+        key = self._picture(row)
+        if usable and key is not None:
+            self.examples.add(str(outcome.id), key, outcome.values)
 
-
-def _check_ids(
-    source: Source, parsed: dict[int, ParsedRow], report: Report, notes: Counter[str], left_out: set[int]
-) -> None:
-    """Give ids to rows without one; drop exact repeats; refuse one id for different contents."""
-    first: dict[str, int] = {}
-    for index in list(parsed):
-        row = source.rows[index]
-        outcome = parsed[index]
+    def _has_own_id(self, index: int, row: RawRow, outcome: ParsedRow) -> bool | None:
+        """Give an id to a row without one; None for an exact repeat, False for an id with two contents."""
         if outcome.id is None:
-            outcome.id = f"{Path(source.file).stem}-{index + 1}"
-        earlier = first.setdefault(outcome.id, index)
+            outcome.id = f"{Path(self.source.file).stem}-{index + 1}"
+        earlier = self.first.setdefault(outcome.id, index)
         if earlier == index:
-            continue
-        del parsed[index]
-        if _content(source, earlier) == _content(source, index):
-            notes["an exact repeat of an earlier row, left out"] += 1
-            left_out.add(index)
-        else:
-            message = f"{outcome.id!r} was used by line {source.rows[earlier].line} for another content"
-            report.problems.append(Problem(row.file, row.line, "id", message))
+            return True
+        other = self.source.rows[earlier]
+        if _content(other) == _content(row):
+            self._leave_out("an exact repeat of an earlier row")
+            return None
+        message = f"{outcome.id!r} was used by {self.source.unit} {other.line} for another content"
+        self.report.problems.append(Problem(row.file, row.line, "id", message))
+        return False
 
+    def _leave_out(self, reason: str) -> None:
+        self.notes[f"{reason}, left out"] += 1
+        self.report.dropped += 1
 
-def _content(source: Source, index: int) -> dict[str, Any]:
-    return {name: value for name, value in (source.rows[index].values or {}).items() if name != "id"}
-
-
-def _check_images(source: Source, report: Report, left_out: set[int], *, decode: bool) -> dict[int, str]:
-    """Keys of usable pictures by place of the row.
-
-    Each picture is looked at once, and makes one problem however many rows name it.
-    """
-    keys: dict[int, str] = {}
-    verdicts: dict[str, str | None] = {}
-    culprits: dict[str, list[int]] = {}
-    for index, row in enumerate(source.rows):
-        if row.values is None or index in left_out:
-            continue
+    def _picture(self, row: RawRow) -> str | None:
+        """The key of a row's picture, None if it cannot be used. Each picture is looked at once."""
+        images = self.source.images
         try:
-            key = source.images.locate(row.values.get("image"))
-            if key not in verdicts:
-                verdicts[key] = None if source.trusted else _verdict(source, key, decode=decode)
-            fault = verdicts[key]
+            key = images.locate((row.values or {}).get("image"))
+            place = (self.place, key)
+            if place not in self.verdicts:
+                self.verdicts[place] = None if self.source.trusted else _verdict(images, key, decode=self.decode)
+            fault = self.verdicts[place]
         except ImageError as error:
             key, fault = "", str(error)
         except FieldError as error:
-            report.problems.append(Problem(row.file, row.line, "image", str(error)))
-            continue
+            self.report.problems.append(Problem(row.file, row.line, "image", str(error)))
+            return None
         if fault is None:
-            keys[index] = key
-        else:
-            culprits.setdefault(fault, []).append(row.line)
-    for fault, lines in culprits.items():
-        also = f" (also named by {len(lines) - 1} later rows)" if len(lines) > 1 else ""
-        report.problems.append(Problem(source.file, lines[0], "image", f"{fault}{also}"))
-    if culprits and not keys:
-        report.notes.append("no image could be used: are the paths relative to the folder of the annotation file?")
-    return keys
+            self.some_picture = True
+            return key
+        first, later = self.culprits.get(fault, (row, -1))
+        self.culprits[fault] = (first, later + 1)
+        return None
+
+    def _report_pictures(self) -> None:
+        """One problem per picture, however many rows name it."""
+        for fault, (row, later) in self.culprits.items():
+            also = f" (also named by {later} later rows)" if later else ""
+            self.report.problems.append(Problem(row.file, row.line, "image", f"{fault}{also}"))
+        if self.culprits and not self.some_picture:
+            self.report.notes.append(
+                "no image could be used: are the paths relative to the folder of the annotation file?"
+            )
 
 
-def _verdict(source: Source, key: str, *, decode: bool) -> str | None:
+def _columns(source: Source) -> set[str]:
+    rows = source.rows
+    return (
+        rows.names if isinstance(rows, ColumnRows) else {str(name) for row in rows if row.values for name in row.values}
+    )
+
+
+def _content(row: RawRow) -> dict[str, Any]:
+    return {name: value for name, value in (row.values or {}).items() if name != "id"}
+
+
+def _verdict(images: ImageStore, key: str, *, decode: bool) -> str | None:
     try:
-        source.images.verify(key, decode=decode)
+        images.verify(key, decode=decode)
     except UserError as error:
         return str(error)
     return None
@@ -311,19 +343,18 @@ def _named(source: Source) -> set[str]:
     return named
 
 
-def _across(sources: dict[str, Source]) -> list[str]:
+def _across(named: dict[str, tuple[ImageStore, set[str]]]) -> list[str]:
     """Notes that need all splits: shared images, and images that no split names."""
     notes = []
-    named = {split: _named(source) for split, source in sources.items() if source.images.place is not None}
     for first, second in combinations(named, 2):
-        shared = named[first] & named[second]
-        if shared and sources[first].images.place == sources[second].images.place:
-            notes.append(f"{len(shared)} images occur in both {first} and {second}")
-    places = {source.images.place: source.images for source in sources.values()}
+        (images, keys), (others, other_keys) = named[first], named[second]
+        if images.place == others.place and keys & other_keys:
+            notes.append(f"{len(keys & other_keys)} images occur in both {first} and {second}")
+    places = {images.place: images for images, _ in named.values()}
     unreferenced: list[str] = []
     for place, images in places.items():
-        keys = [named[split] for split in named if sources[split].images.place == place]
-        unreferenced += images.unreferenced(set().union(*keys))
+        used = [keys for others, keys in named.values() if others.place == place]
+        unreferenced += images.unreferenced(set().union(*used))
     if unreferenced:
         some = ", ".join(unreferenced[:5]) + (", ..." if len(unreferenced) > 5 else "")
         notes.append(f"{len(unreferenced)} images without annotation in what was checked: {some}")

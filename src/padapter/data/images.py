@@ -20,6 +20,8 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
+import stat
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -42,6 +44,7 @@ ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | Mapping[str, Any] | I
 
 # Python may have been told to raise the warning.
 _BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+_SLICE = re.compile(r"(.+\.tar)#(\d+)\+(\d+)", re.DOTALL)
 _RANGES = (255, 4095, 65535)
 _WHITE = (255, 255, 255, 255)
 
@@ -121,22 +124,64 @@ def verify_image(source: ImageSource, *, decode: bool = False, max_pixels: int =
     open_image(source, max_pixels=max_pixels)
 
 
+def image_format(content: bytes, name: str) -> str:
+    """The format of an encoded picture by its content, in lower case: ``jpeg``, ``png``, ...
+
+    Raises:
+        ImageError: as :func:`open_image`.
+    """
+    return (_read_header(io.BytesIO(content), name, MAX_PIXELS) or "").lower()
+
+
+def sliced(file: str, offset: int, size: int) -> str:
+    """The name of a picture that is a part of a tar file; :func:`open_file` understands it.
+
+    Args:
+        file: The uncompressed tar file.
+        offset: Of the picture's first byte.
+        size: In bytes.
+    """
+    return f"{file}#{offset}+{size}"
+
+
 def open_file(path: Path) -> BinaryIO:
-    """A picture's file for reading.
+    """A picture's file, or its part of a tar file (:func:`sliced`), for reading.
 
     Raises:
         ImageError: naming it.
     """
-    if path.is_dir():
-        raise ImageError(f"{path}: is a folder, not an image.")
-    if path.exists() and not path.is_file():
-        raise ImageError(f"{path}: is not a regular file.")
+    part = _SLICE.fullmatch(str(path))
+    if part is not None:
+        file, offset, size = part.groups()
+        with open_file(Path(file)) as handle:
+            handle.seek(int(offset))
+            content = handle.read(int(size))
+        if len(content) < int(size):
+            raise ImageError(f"{path}: the tar file is cut off.")
+        return io.BytesIO(content)
     try:
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            raise ImageError(f"{path}: is a folder, not an image.")
+        if not stat.S_ISREG(mode):  # reading a pipe would wait for ever
+            raise ImageError(f"{path}: is not a regular file.")
         return path.open("rb")
     except FileNotFoundError:
         raise ImageError(f"{path}: image not found.") from None
+    except ImageError:
+        raise
     except (OSError, ValueError) as error:
         raise ImageError(f"{path}: cannot be read ({error}).") from error
+
+
+def read_file(path: Path) -> bytes:
+    """The content of a picture's file.
+
+    Raises:
+        ImageError: naming it.
+    """
+    with open_file(path) as handle:
+        return handle.read()
 
 
 def _decode(stream: BinaryIO, name: str, max_pixels: int) -> Image.Image:

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from typing import TypeVar
 
 from padapter.data.check import DataTask
-from padapter.data.sources import WORLDS, available_splits, open_source
+from padapter.data.schemes import scheme_of
+from padapter.data.sources import available_splits, open_source
 from padapter.errors import UserError
 
 T = TypeVar("T", bound=DataTask)
@@ -30,8 +31,14 @@ def infer_task(spec: str, tasks: Iterable[T], *, split: str | None = None) -> T:
         UserError: No task or several fit, or there is nothing to read; the message says what was found.
     """
     known = list(tasks)
-    if spec.split(":", 1)[0] in WORLDS:
-        raise UserError(f"{spec}: a built-in world serves every task; {_advice(known)}")
+    scheme = scheme_of(spec)
+    if scheme is not None:
+        try:
+            name = scheme.task(spec)
+        except UserError as error:
+            raise UserError(f"{str(error).removesuffix('.')}; {_advice(known)}") from None
+        if name is not None:
+            return next(task for task in known if task.name == name)
     found = available_splits(spec) if split is None else None
     rows = [row for name in found or [split or "train"] for row in open_source(spec, "", split=name).rows]
     present = {str(column) for row in rows if row.values for column in row.values}

@@ -9,9 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from padapter.data.check import DataTask, Example, Report, examine
-from padapter.data.schema import Field
-from padapter.data.sources import Source, open_source
+from padapter.data.check import DataTask, Examples, examine
+from padapter.data.report import Report
+from padapter.data.schema import Field, asked_fields
+from padapter.data.source import Source
+from padapter.data.sources import open_source
+from padapter.data.tables import in_memory
 from padapter.errors import UserError
 
 if TYPE_CHECKING:
@@ -28,9 +31,10 @@ class LoadedData:
         dataset: Columns ``id`` (unique text), ``image`` (``datasets.Image(decode=False)``: bytes and path) and the
             task's fields.
         name: A short name without machine paths.
-        split: The split it stands for.
+        split: The split it stands for; of a benchmark, its own name for it.
         fingerprint: Equal for equal rows in equal order with equal pictures (see :func:`load_data`).
         report: What was found on the way.
+        rule: The scoring rule that the data's publisher asks for; None for the task's own.
     """
 
     dataset: datasets.Dataset
@@ -38,6 +42,7 @@ class LoadedData:
     split: str
     fingerprint: str
     report: Report
+    rule: str | None = None
 
 
 def load_data(
@@ -60,9 +65,10 @@ def load_data(
     data lie.
 
     Args:
-        spec: A file beside its images, a folder, a ``datasets`` directory, a hub id or a built-in world.
+        spec: A file beside its images, a folder, a ``datasets`` directory, a hub id, a benchmark or a built-in world.
         task: Says which fields a row has.
-        split: ``train``, ``validation`` or ``test``; a single file is the split it is given for.
+        split: ``train``, ``validation`` or ``test``, or a name that the benchmark knows; a single file is the split it
+            is given for.
         skip_bad_rows: Leave out rows with problems, and count them, instead of refusing the data.
         limit: Use a random sample of so many rows, in their order.
         seed: For the sample, and for built-in worlds.
@@ -71,27 +77,32 @@ def load_data(
         The data with their report.
 
     Raises:
-        UserError: Nothing there, no such split, or bad rows; the message lists the first problems and counts all.
+        UserError: Nothing there, no such split, answers that are not public, or bad rows; the message lists the first
+            problems and counts all.
     """
     if limit is not None and limit < 1:
         raise UserError(f"limit is a whole number above 0; got {limit}.")
     source = open_source(spec, task.name, split=split, seed=seed)
+    if source.unanswered and any(field.required for field in set(task.fields) - set(asked_fields(task.fields))):
+        raise UserError(f"{spec}: {source.unanswered}.")
     report, examples = examine(source, task.fields, decode=skip_bad_rows)
     fatal = any(problem.fatal for problem in report.problems)
     if report.problems and (fatal or not examples or not skip_bad_rows):
-        raise UserError(_refusal(spec, task, report, skippable=bool(examples) and not fatal))
+        raise UserError(refusal(spec, task, report, skippable=bool(examples) and not fatal))
     if not examples:
         raise UserError(f"{spec}: none of the {report.rows} rows can be used.\n{report.format()}")
     if report.problems:
         report.notes.append(f"{report.bad} bad rows skipped")
     if limit is not None and limit < len(examples):
         chosen = sorted(random.Random(seed).sample(range(len(examples)), limit))
-        examples = [examples[index] for index in chosen]
-    table = _build(source, task.fields, examples)
-    return LoadedData(table, source.name, source.split, _fingerprint(source, task.name, examples), report)
+        examples = examples.select(chosen)
+    found = fingerprint(source, task.name, examples)
+    table = _build(source, task.fields, examples, found)
+    return LoadedData(table, source.name, source.split, found, report, source.rule)
 
 
-def _refusal(spec: str, task: DataTask, report: Report, *, skippable: bool) -> str:
+def refusal(spec: str, task: DataTask, report: Report, *, skippable: bool) -> str:
+    """What to say where data with problems are refused: the first problems, their number, and what to do."""
     shown = report.problems[:_SHOWN_PROBLEMS]
     rows = f"{report.bad} of {report.rows} rows cannot be used" if report.rows else "the data cannot be used"
     found = len(report.problems)
@@ -105,31 +116,30 @@ def _refusal(spec: str, task: DataTask, report: Report, *, skippable: bool) -> s
     return "\n".join(lines)
 
 
-def _build(source: Source, fields: Sequence[Field], examples: Sequence[Example]) -> datasets.Dataset:
+def _build(source: Source, fields: Sequence[Field], examples: Examples, name: str) -> datasets.Dataset:
     import datasets
 
     text = datasets.Value("string")
     kinds = {"texts": datasets.List(text), "flag": datasets.Value("bool")}
-    columns: dict[str, list[object]] = {"id": [example.id for example in examples]}
+    columns: dict[str, list[object]] = {"id": list(examples.ids)}
     features = {"id": text}
     for spec in fields:
-        values = [example.values[spec.name] for example in examples]
+        values = examples.values[spec.name]
         if not spec.required and all(value is None for value in values):
             continue
         columns[spec.name] = values
         features[spec.name] = kinds.get(spec.kind, text)
-    table = datasets.Dataset.from_dict(columns, features=datasets.Features(features))
-    return source.images.attach(table, [example.image for example in examples])
+    return source.images.attach(in_memory(columns, datasets.Features(features), name), examples.images)
 
 
-def _fingerprint(source: Source, task: str, examples: Sequence[Example]) -> str:
+def fingerprint(source: Source, task: str, examples: Examples) -> str:
+    """What stands for these rows and their pictures; see :func:`load_data`."""
     digest = hashlib.sha256(task.encode())
     stamps: dict[str, str] = {}
-    for example in examples:
-        if example.image not in stamps:
-            stamps[example.image] = source.images.stamp(example.image)
+    for key, image, values in examples.records():
+        if image not in stamps:
+            stamps[image] = source.images.stamp(image)
         # What a row lacks is left out, so that a new optional field changes no fingerprint.
-        there = {name: value for name, value in example.values.items() if value is not None}
-        content = [example.id, example.image, stamps[example.image], there]
-        digest.update(json.dumps(content, sort_keys=True, ensure_ascii=True).encode())
+        there = {name: value for name, value in values.items() if value is not None}
+        digest.update(json.dumps([key, image, stamps[image], there], sort_keys=True, ensure_ascii=True).encode())
     return digest.hexdigest()[:16]

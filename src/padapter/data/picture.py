@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from padapter.data.images import ImageSource, open_file, open_image
+from padapter.data.images import ImageSource, open_image, read_file
 
 
 class Picture:
@@ -43,8 +43,7 @@ class Picture:
         if isinstance(source, bytes):
             return hashlib.sha256(source).digest()
         if isinstance(source, str | Path):
-            with open_file(Path(source)) as handle:
-                return hashlib.sha256(handle.read()).digest()
+            return hashlib.sha256(read_file(Path(source))).digest()
         image = open_image(source)
         return hashlib.sha256(f"pixels {image.size} ".encode() + image.tobytes()).digest()
 

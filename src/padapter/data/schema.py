@@ -8,6 +8,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Literal
 
 from padapter.errors import UserError
@@ -102,6 +103,11 @@ def parse_row(row: Mapping[str, Any], fields: Sequence[Field]) -> ParsedRow:
     return parsed
 
 
+def asked_fields(fields: Sequence[Field]) -> tuple[Field, ...]:
+    """The fields that a model is given: the question or the hypothesis; none for captions."""
+    return tuple(field for field in fields if field.kind == "text" and field.required)
+
+
 def parse_id(value: Any) -> str | None:
     """An id as text: 7 and "7" are the same id, "007" is another one.
 
@@ -130,6 +136,10 @@ def clean_text(text: str) -> str:
     except UnicodeEncodeError:
         raise FieldError("is not valid Unicode (half a surrogate pair)") from None
     return _CONTROL.sub(" ", text).strip()
+
+
+#: Millions of answers are few different ones.
+_clean_entry = lru_cache(maxsize=1 << 16)(clean_text)
 
 
 def has_words(text: str) -> bool:
@@ -187,7 +197,7 @@ def _entry(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, str):
-        return clean_text(value)
+        return _clean_entry(value)
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     if isinstance(value, float) and math.isfinite(value):

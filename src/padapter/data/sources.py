@@ -1,16 +1,20 @@
-"""What ``--train DATA`` may be: a file, a folder, a ``datasets`` directory or hub id, or a built-in world."""
+"""What ``--train DATA`` may be: a file, a folder, a ``datasets`` directory or hub id, a benchmark, a built-in world."""
 
 from __future__ import annotations
 
 import difflib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from padapter.data.readers import ANNOTATION_SUFFIXES, RawRow, read_rows
-from padapter.data.stores import ColumnImages, FolderImages, ImageStore
+from padapter.data.readers import ANNOTATION_SUFFIXES, read_rows
+from padapter.data.schemes import scheme_of
+from padapter.data.shards.index import indexed_splits
+from padapter.data.shards.read import open_folder as open_shards
+from padapter.data.source import Source
+from padapter.data.stores import FolderImages
+from padapter.data.tables import from_table
 from padapter.errors import UserError
 
 #: Names under which a split is looked for.
@@ -20,44 +24,21 @@ SPLITS: Mapping[str, tuple[str, ...]] = {
     "test": ("test",),
 }
 
-#: The first words of specs that name a built-in world.
-WORLDS = ("shapes",)
-
 FORMS = (
-    "a .jsonl, .json or .csv file beside its images; a folder with train/validation/test files or a datasets "
-    "directory; a hub id OWNER/NAME; or a built-in world shapes:DOMAIN[:SPLIT[:SIZE]]"
+    "a .jsonl, .json or .csv file beside its images; a folder with train/validation/test files, a datasets "
+    "directory or shards; tar files wds:PATTERN; a hub id OWNER/NAME; a benchmark NAME:FOLDER[:SPLIT]; or a built-in "
+    "world shapes:DOMAIN[:SPLIT[:SIZE]]"
 )
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
-
-
-@dataclass(frozen=True)
-class Source:
-    """One split of one data set, read but not yet checked.
-
-    Attributes:
-        name: A short name without machine paths.
-        split: The split as it was named by the caller or the spec.
-        file: What messages call it.
-        rows: The rows; ``values["image"]`` is what ``images`` understands.
-        images: Where the pictures are.
-        trusted: Pictures need no checking (they were drawn just now).
-    """
-
-    name: str
-    split: str
-    file: str
-    rows: list[RawRow]
-    images: ImageStore
-    trusted: bool = False
 
 
 def open_source(spec: str, task: str, *, split: str = "train", seed: int = 0) -> Source:
     """Find and read what a data spec names.
 
     Args:
-        spec: A file, folder, hub id or world (see ``docs/data.md``).
-        task: Name of the task, for worlds that serve several.
-        split: Which split; a single file *is* the split, and a world's spec may name its own.
+        spec: A file, folder, hub id, benchmark or world (see ``docs/data.md``).
+        task: Name of the task, for worlds that serve several; may be empty for other data.
+        split: Which split; a single file *is* the split, and the spec of a benchmark or a world may name its own.
         seed: For worlds.
 
     Returns:
@@ -68,8 +49,9 @@ def open_source(spec: str, task: str, *, split: str = "train", seed: int = 0) ->
     """
     if not spec.strip():
         raise UserError(f"The data spec is empty. Data are {FORMS}.")
-    if spec.split(":", 1)[0] in WORLDS:
-        return _open_world(spec, task, split, seed)
+    scheme = scheme_of(spec)
+    if scheme is not None:
+        return scheme.open(spec, task, split, seed)
     path = Path(spec).expanduser()
     if path.is_dir():
         return _open_folder(path, split)
@@ -83,18 +65,30 @@ def open_source(spec: str, task: str, *, split: str = "train", seed: int = 0) ->
 
 
 def names_its_split(spec: str) -> bool:
-    """Whether a spec stands for one split whatever split is asked for: a file, or a world with SPLIT in its name."""
-    if spec.split(":", 1)[0] in WORLDS:
-        return spec.count(":") > 1
+    """Whether a spec stands for one split whatever split is asked for: a file, or a spec with SPLIT in its name."""
+    scheme = scheme_of(spec)
+    if scheme is not None:
+        return scheme.names_its_split(spec)
     path = Path(spec).expanduser()
     return path.is_file() or path.suffix.lower() in (*ANNOTATION_SUFFIXES, ".ndjson")
 
 
+def canonical_split(spec: str, split: str) -> str:
+    """One name for all names of a benchmark's split: its ``val`` and ``validation`` are the same rows."""
+    scheme = scheme_of(spec)
+    return split if scheme is None else scheme.canonical(spec, split)
+
+
 def available_splits(spec: str) -> list[str] | None:
     """The splits that a folder holds, in the order train, validation, test; None where the spec is the split."""
+    scheme = scheme_of(spec)
+    if scheme is not None:
+        return scheme.splits(spec)
     path = Path(spec).expanduser()
     if not path.is_dir():
         return None
+    if indexed_splits(path):
+        return indexed_splits(path)
     if _is_saved_dataset(path):
         table = _load_from_disk(path)
         return [name for name in SPLITS if _match_split(name, list(table))] if isinstance(table, dict) else None
@@ -107,6 +101,12 @@ def _from_file(path: Path, name: str, split: str) -> Source:
 
 
 def _open_folder(path: Path, split: str) -> Source:
+    shards = indexed_splits(path)
+    if shards:
+        name = _match_split(split, shards)
+        if name is None:
+            raise UserError(f"{path}: has no shards of a split {split!r}; it has: {', '.join(shards)}.")
+        return open_shards(path, name)
     if _is_saved_dataset(path):
         table = _load_from_disk(path)
         if isinstance(table, dict):
@@ -114,7 +114,7 @@ def _open_folder(path: Path, split: str) -> Source:
             if name is None:
                 raise UserError(f"{path}: has no split {split!r}; it has: {', '.join(table)}.")
             table = table[name]
-        return _from_table(table, path.resolve().name, split, str(path), root=path)
+        return from_table(table, path.resolve().name, split, str(path), root=path)
     files = split_files(path, split)
     if not files and not available_splits(str(path)):
         files = _existing(path, ["metadata"])
@@ -190,44 +190,7 @@ def _open_hub(spec: str, split: str) -> Source:
         ) from error
     if table is None:
         raise UserError(f"{spec}: has no split {split!r}; it has: {', '.join(splits)}.")
-    return _from_table(table, spec, split, spec, root=None)
-
-
-def _open_world(spec: str, task: str, split: str, seed: int) -> Source:
-    world, *parts = spec.split(":")
-    if not 1 <= len(parts) <= 3 or not all(parts):
-        raise UserError(f"{spec}: a built-in world is named {world}:DOMAIN[:SPLIT[:SIZE]].")
-    domain = parts[0]
-    split = parts[1] if len(parts) > 1 else split
-    size: int | None = None
-    if len(parts) > 2:
-        if not parts[2].isascii() or not parts[2].isdigit() or int(parts[2]) < 1:
-            raise UserError(f"{spec}: the size is a whole number above 0; got {parts[2]!r}.")
-        size = int(parts[2])
-    from padapter.worlds import load_world
-
-    table = load_world(domain, task, split, size, seed)
-    return _from_table(table, f"{world}:{domain}", split, spec, root=None, trusted=True)
-
-
-def _from_table(table: Any, name: str, split: str, file: str, *, root: Path | None, trusted: bool = False) -> Source:
-    """Rows of a ``datasets.Dataset``; the pictures are an ``Image`` column or, in a directory, relative paths."""
-    import datasets
-
-    is_image = isinstance(table.features.get("image"), datasets.Image)
-    texts = table.remove_columns("image") if is_image else table
-    rows = [RawRow(file, number, dict(values)) for number, values in enumerate(texts, 1)]
-    if not is_image:
-        if root is None and "image" in table.column_names:
-            raise UserError(
-                f"{file}: the column 'image' must hold images (datasets.Image), not {table.features['image']}."
-            )
-        return Source(name, split, file, rows, FolderImages(root or Path()), trusted)
-    for number, row in enumerate(rows):
-        if row.values is not None:
-            row.values["image"] = number
-    images = table.select_columns(["image"]).cast_column("image", datasets.Image(decode=False))
-    return Source(name, split, file, rows, ColumnImages(images), trusted)
+    return from_table(table, spec, split, spec, root=None)
 
 
 def _close_names(path: Path) -> str:

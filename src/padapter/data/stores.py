@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
-from padapter.data.images import IMAGE_SUFFIXES, ImageError, verify_image
+from padapter.data.images import IMAGE_SUFFIXES, ImageError, read_file, verify_image
 from padapter.data.schema import FieldError, describe
 
 if TYPE_CHECKING:
@@ -39,6 +40,9 @@ class ImageStore(Protocol):
     def stamp(self, key: str) -> str:
         """A short text that changes when the picture is replaced by another."""
 
+    def read(self, key: str) -> bytes:
+        """The encoded picture; ImageError if it cannot be read."""
+
     def attach(self, table: datasets.Dataset, keys: Sequence[str]) -> datasets.Dataset:
         """``table`` with a column ``image`` (``datasets.Image(decode=False)``), one key per row."""
 
@@ -51,11 +55,13 @@ class FolderImages:
     """Pictures named by paths relative to ``root``.
 
     A name that does not exist as written is looked for in its other Unicode form (NFC/NFD) and with its suffix in
-    other case: archives and file systems change both.
+    other case: archives and file systems change both. Each folder is listed once instead of asking for every file.
     """
 
     root: Path
+    _names: dict[PurePosixPath, frozenset[str]] = field(default_factory=dict)
     _listings: dict[Path, dict[str, list[str]]] = field(default_factory=dict)
+    _located: dict[str, str] = field(default_factory=dict)
 
     @property
     def place(self) -> str:
@@ -64,6 +70,8 @@ class FolderImages:
 
     def locate(self, value: Any) -> str:
         """The path relative to the root, in the spelling of the file system."""
+        if isinstance(value, str) and value in self._located:
+            return self._located[value]
         if not isinstance(value, str) or not value.strip():
             raise FieldError(f"is {describe(value)}; expected the path of an image" if value else "is missing or empty")
         if _URL.match(value):
@@ -76,7 +84,8 @@ class FolderImages:
         found = self._find(path)
         if found is None:
             raise ImageError(f"{self.root / path}: image not found.")
-        return found.as_posix()
+        self._located[value] = found.as_posix()
+        return self._located[value]
 
     def verify(self, key: str, *, decode: bool) -> None:
         """Open the file."""
@@ -86,14 +95,14 @@ class FolderImages:
         """The size of the file, and a hash of its first and last 64 KiB."""
         return _file_stamp(self.root / key)
 
+    def read(self, key: str) -> bytes:
+        """The content of the file."""
+        return read_file(self.root / key)
+
     def attach(self, table: datasets.Dataset, keys: Sequence[str]) -> datasets.Dataset:
         """Add a column of paths; files are read when a row is used."""
-        import datasets
-
-        features = datasets.Features({"image": datasets.Image(decode=False)})
         root = self.root.resolve()
-        paths = datasets.Dataset.from_dict({"image": [str(root / key) for key in keys]}, features=features)
-        return datasets.concatenate_datasets([table, paths], axis=1)
+        return with_paths(table, [str(root / key) for key in keys])
 
     def unreferenced(self, keys: set[str]) -> list[str]:
         """Images in the folders of referenced images (these only: the root may be a home folder)."""
@@ -107,7 +116,8 @@ class FolderImages:
         return found
 
     def _find(self, path: PurePosixPath) -> PurePosixPath | None:
-        if (self.root / path).exists():
+        # What is not listed as written may still exist: file systems differ in what they take for the same name.
+        if path.name in self._names_in(path.parent) or (self.root / path).exists():
             return path
         found = PurePosixPath()
         for depth, part in enumerate(path.parts, 1):
@@ -125,10 +135,18 @@ class FolderImages:
             found /= same[0]
         return found
 
+    def _names_in(self, folder: PurePosixPath) -> frozenset[str]:
+        if folder not in self._names:
+            try:
+                self._names[folder] = frozenset(os.listdir(self.root / folder))
+            except OSError:  # missing, or not to be listed: asking for each file tells
+                self._names[folder] = frozenset()
+        return self._names[folder]
+
     def _listing(self, folder: Path) -> dict[str, list[str]]:
         if folder not in self._listings:
             names: dict[str, list[str]] = {}
-            for entry in folder.iterdir() if folder.is_dir() else ():
+            for entry in os.scandir(folder) if folder.is_dir() else ():
                 names.setdefault(spelling(entry.name, suffix=entry.is_file()), []).append(entry.name)
             self._listings[folder] = names
         return self._listings[folder]
@@ -162,6 +180,11 @@ class ColumnImages:
             return hashlib.sha256(record["bytes"]).hexdigest()
         return _file_stamp(Path(record["path"]))
 
+    def read(self, key: str) -> bytes:
+        """The bytes, or the content of the file, of that row."""
+        record = self._record(key) or {}
+        return record["bytes"] if record.get("bytes") is not None else read_file(Path(record["path"]))
+
     def attach(self, table: datasets.Dataset, keys: Sequence[str]) -> datasets.Dataset:
         """Put the texts beside their pictures without copying a picture.
 
@@ -187,13 +210,34 @@ class ColumnImages:
         return self.table[int(key)]["image"]
 
 
+def with_paths(table: datasets.Dataset, paths: Sequence[str]) -> datasets.Dataset:
+    """``table`` with a column ``image`` of records without bytes, one path per row."""
+    import datasets
+    import pyarrow as pa
+
+    image = datasets.Image(decode=False)
+    records = pa.StructArray.from_arrays(
+        [pa.nulls(len(paths), pa.binary()), pa.array(paths, pa.string())], fields=list(image.pa_type)
+    )
+    info = datasets.DatasetInfo(features=datasets.Features({"image": image}))
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(f"{path}\n".encode())
+    rows = datasets.table.InMemoryTable(pa.table({"image": records}))
+    column = datasets.Dataset(rows, info=info, fingerprint=digest.hexdigest()[:16])
+    return datasets.concatenate_datasets([table, column], axis=1)
+
+
 def _file_stamp(path: Path) -> str:
-    """Size and a hash of both ends: reading every byte of a large data set would make each start of a run slow."""
-    size = path.stat().st_size
     with path.open("rb") as handle:
-        digest = hashlib.sha256(handle.read(_STAMPED_BYTES))
-        handle.seek(max(handle.tell(), size - _STAMPED_BYTES))
-        digest.update(handle.read())
+        return stamp_of(handle, os.fstat(handle.fileno()).st_size)
+
+
+def stamp_of(handle: BinaryIO, size: int) -> str:
+    """Size and a hash of both ends: reading every byte of a large data set would make each start of a run slow."""
+    digest = hashlib.sha256(handle.read(_STAMPED_BYTES))
+    handle.seek(max(handle.tell(), size - _STAMPED_BYTES))
+    digest.update(handle.read())
     return f"{size}-{digest.hexdigest()}"
 
 

@@ -6,15 +6,17 @@ import hashlib
 import json
 import sys
 import time
+import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from padapter.data import LoadedData, load_data
+from padapter.data import LoadedData, load_data, overlap
+from padapter.data.schema import asked_fields
 from padapter.errors import UserError
 from padapter.evaluation.answers import answer_rows
-from padapter.evaluation.files import check_file, check_folder, output_problems
+from padapter.evaluation.files import check_file, check_folder, output_problems, read_json
 from padapter.evaluation.journal import remove_partials
 from padapter.evaluation.predict import Asking, without_images
 from padapter.evaluation.processes import join_processes
@@ -22,7 +24,7 @@ from padapter.evaluation.results import peak_memory, provenance, write_json, wri
 from padapter.evaluation.source import load_source
 from padapter.options import EvalOptions, PredictOptions
 from padapter.tasks import Prediction, Scores, Task
-from padapter.tasks.unanswered import asked_fields, unanswered
+from padapter.tasks.unanswered import unanswered
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -77,6 +79,8 @@ def evaluate(
 ) -> Evaluation:
     """Answer every row and score the answers: ``padapter eval``, and every score of ``padapter train``.
 
+    A benchmark's own rule counts where the task names none.
+
     Where several processes work together (see :func:`padapter.evaluation.processes.join_processes`) all of them make
     the call and get the same evaluation; the first one scores and writes.
 
@@ -97,6 +101,8 @@ def evaluate(
         UserError: see :func:`padapter.evaluation.answers.answer_rows`; or the answers cannot be scored.
     """
     start = time.perf_counter()
+    if task.rule is None and data.rule is not None:
+        task = replace(task, rule=data.rule)  # type: ignore[type-var]
     processes = join_processes()
     predictions = answer_rows(
         backbone,
@@ -154,6 +160,8 @@ def _evaluate_into(folder: Path | None, options: EvalOptions) -> dict[str, Any]:
     data = load_data(
         options.data, source.task, split=options.split, skip_bad_rows=options.skip_bad_rows, limit=options.limit
     )
+    if options.run is not None:
+        _warn_of_overlap(Path(options.run), data)
     source.load_model()
     answers = folder / "predictions.jsonl" if folder is not None else None
     candidates = source.candidates
@@ -184,6 +192,16 @@ def _evaluate_into(folder: Path | None, options: EvalOptions) -> dict[str, Any]:
     if folder is not None and join_processes().main:
         write_json(folder / "metrics.json", report)
     return report
+
+
+def _warn_of_overlap(run: Path, data: LoadedData) -> None:
+    """Say so where a benchmark's split shares pictures with the one that the run was trained on."""
+    path = run / "metrics.json"
+    metrics = read_json(path, "delete it to score the run all the same") if path.exists() else {}
+    trained = (metrics.get("data") or {}).get("train") or {}
+    found = overlap((trained.get("name", ""), trained.get("split", "")), (data.name, data.split))
+    if found is not None:
+        warnings.warn(found, stacklevel=2)
 
 
 def predict_source(options: PredictOptions, stream: TextIO | None = None) -> list[Prediction]:
@@ -297,7 +315,7 @@ def one_row(task: Task, image: str, text: str | None) -> Dataset:
 
     if not Path(image).is_file():
         raise UserError(f"--image: {image} is not a file")
-    asked = asked_fields(task)
+    asked = asked_fields(task.fields)
     if not asked and text is not None:
         raise UserError(f"--text: task {task.name!r} takes no text")
     if asked and (text is None or not text.strip()):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,7 +97,7 @@ def choose(survey: Survey, rows: int, seed: int) -> dict[str, list[Example]]:
     return {name: chosen[name] for name in survey.examples}
 
 
-def samples(survey: Survey, split: str, examples: list[Example], task: Task, reader: Reader | None) -> list[Sample]:
+def samples(survey: Survey, split: str, examples: Sequence[Example], task: Task, reader: Reader | None) -> list[Sample]:
     """Cards of some rows of one split."""
     import datasets
 

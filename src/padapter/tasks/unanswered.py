@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from padapter.data.schema import Field
+from padapter.data.schema import Field, asked_fields
 from padapter.tasks.base import Task
 
 
@@ -23,9 +23,4 @@ class Unanswered:
 
 def unanswered(task: Task) -> Unanswered:
     """The task for rows that need no answers."""
-    return Unanswered(task.name, asked_fields(task))
-
-
-def asked_fields(task: Task) -> tuple[Field, ...]:
-    """The fields that the model is given: the question or the hypothesis; none for captions."""
-    return tuple(field for field in task.fields if field.kind == "text" and field.required)
+    return Unanswered(task.name, asked_fields(task.fields))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -16,7 +17,7 @@ from transformers import PrinterCallback, Seq2SeqTrainingArguments, set_seed
 
 from padapter.backbones import Backbone, load_backbone
 from padapter.cache import cache_folder
-from padapter.data import LoadedData, load_data
+from padapter.data import LoadedData, load_data, overlap
 from padapter.data.augment import parse_augmentation
 from padapter.errors import UserError
 from padapter.evaluation.evaluate import Evaluation, describe_data, evaluate
@@ -154,13 +155,17 @@ class _Run:
         )
         if options.eval is None:
             return train_data, None
-        return train_data, load_data(
+        eval_data = load_data(
             options.eval,
             self.task,
             split=options.eval_split,
             skip_bad_rows=options.skip_bad_rows,
             limit=options.limit_eval,
         )
+        found = overlap((train_data.name, train_data.split), (eval_data.name, eval_data.split))
+        if found is not None:
+            warnings.warn(found, stacklevel=2)
+        return train_data, eval_data
 
     def _check_data(self, checkpoint: Path | None, data: LoadedData) -> None:
         if len(data.dataset) == 0:
