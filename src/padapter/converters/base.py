@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from padapter.errors import UserError
-from padapter.option_fields import check_at_least, check_choices, option, refuse
+from padapter.options.fields import check_at_least, check_choices, option, refuse
 
 if TYPE_CHECKING:
     from padapter.converters.pictures import Pictures

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from padapter.converters.tables import ColumnOptions, read_table
-from padapter.option_fields import option, refuse
+from padapter.options.fields import option, refuse
 
 if TYPE_CHECKING:
     from padapter.converters.base import Reading

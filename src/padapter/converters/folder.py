@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from padapter.converters.base import FoundRow, Reading, SplitOptions
 from padapter.converters.tables import ColumnOptions, read_table
 from padapter.errors import UserError
-from padapter.option_fields import option
+from padapter.options.fields import option
 
 if TYPE_CHECKING:
     from padapter.converters.pictures import Pictures

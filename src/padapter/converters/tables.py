@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from padapter.conversion import names_close_to
 from padapter.converters.base import SplitOptions
 from padapter.errors import UserError
-from padapter.option_fields import option
+from padapter.options.fields import option
 
 if TYPE_CHECKING:
     from padapter.converters.base import Reading

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from padapter.converters.base import FoundRow, Reading, expect
 from padapter.converters.tables import ColumnOptions, read_table
 from padapter.errors import UserError
-from padapter.option_fields import option
+from padapter.options.fields import option
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from padapter.option_fields import check_at_least, option
+from padapter.options.fields import check_at_least, option
 
 
 @dataclass(kw_only=True)

@@ -1,0 +1,45 @@
+"""What is done with data alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from padapter.options.fields import check_at_least, option
+
+
+@dataclass(kw_only=True)
+class DataCheckOptions:
+    """Options of ``padapter data check``."""
+
+    data: str = option(
+        metavar="DATA", positional=True, help="A file beside its images, a folder, a benchmark NAME:FOLDER, ..."
+    )
+    task: str | None = option(
+        None,
+        metavar="vqa|entailment|caption",
+        help="Task whose fields the rows must have. (default: told from the fields)",
+    )
+    split: str | None = option(None, help="Split to check. (default: every split of a folder)")
+    show: int = option(50, help="Problems to print; the count is always of all.")
+
+    def __post_init__(self) -> None:
+        check_at_least(self, 0, "show")
+
+
+@dataclass(kw_only=True)
+class DataShardOptions:
+    """Options of ``padapter data shard``."""
+
+    data: str = option(metavar="DATA", positional=True, help="What to pack: a file, a folder, NAME:FOLDER, ...")
+    destination: str = option(metavar="DST", positional=True, help="Folder to write the tar files and the index into.")
+    task: str | None = option(
+        None,
+        metavar="vqa|entailment|caption",
+        help="Task whose fields the rows must have. (default: told from the fields)",
+    )
+    split: str | None = option(None, help="Split to pack. (default: every split that is there)")
+    size: int = option(1000, metavar="MB", help="Megabytes at which a new tar file is begun.")
+    skip_bad_rows: bool = option(False, help="Leave out rows with problems instead of refusing the data.")
+
+    def __post_init__(self) -> None:
+        check_at_least(self, 1, "size")
