@@ -278,8 +278,9 @@ def test_an_output_bias_shorter_than_the_vocabulary(converted, short):
     assert AutoConfig.from_pretrained(folder).tie_word_embeddings
 
 
-def test_half_precision_stays_and_loads_as_float32_for_training(tmp_path):
-    state = official("captioning", dtype=torch.float16)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_stays_and_loads_as_float32_for_training(tmp_path, dtype):
+    state = official("captioning", dtype=dtype)
     convert_checkpoint(
         "blip",
         checkpoint=save(tmp_path / "a.pth", state),
@@ -287,7 +288,7 @@ def test_half_precision_stays_and_loads_as_float32_for_training(tmp_path):
         vocab=write_vocabulary(tmp_path / "vocab.txt"),
         image_size=16,
     )
-    assert BlipForConditionalGeneration.from_pretrained(tmp_path / "out", dtype="auto").dtype == torch.float16
+    assert BlipForConditionalGeneration.from_pretrained(tmp_path / "out", dtype="auto").dtype == dtype
     assert load_backbone(str(tmp_path / "out")).base_model.dtype == torch.float32
 
 

@@ -151,9 +151,13 @@ def test_vocabularies_that_do_not_fit(convert, tmp_path):
         convert(state, vocab=str(tmp_path / "nowhere"))
 
 
-def test_without_a_vocabulary_the_hub_is_asked(convert, monkeypatch):
-    def offline(*_args, **_kwargs):
-        raise OSError("no connection")
+@pytest.mark.parametrize("connection", ["refused", "without a word"])
+def test_without_a_vocabulary_the_hub_is_asked(convert, monkeypatch, connection):
+    def offline(name, **_options):
+        assert name == "google-bert/bert-base-uncased"
+        if connection == "refused":
+            raise OSError("no connection")
+        return BertTokenizer()  # what transformers 5 makes of a hub that it cannot reach
 
     monkeypatch.setattr("padapter.convert.vocabulary.BertTokenizer.from_pretrained", offline)
     with pytest.raises(UserError, match=r"--vocab: google-bert/bert-base-uncased is neither.*--vocab FILE"):
@@ -291,6 +295,10 @@ def test_existing_folders(convert, tmp_path):
     (out / "stale.bin").write_text("")
     convert(official("captioning"), overwrite=True)
     assert not (out / "stale.bin").exists()
+    inside = Path(save(out / "official.pth", official("captioning")))
+    with pytest.raises(UserError, match="holds CHECKPOINT, which would go with it"):
+        convert(inside, overwrite=True)
+    assert inside.is_file()
     file = tmp_path / "file"
     file.write_text("")
     with pytest.raises(UserError, match="is a file; give a folder"):

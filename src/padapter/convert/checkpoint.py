@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import re
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from padapter.errors import UserError
 
 
 def read_checkpoint(path: str | Path, *, trust_pickle: bool = False) -> Any:
-    """Read what ``torch.save`` has written, on the CPU.
+    """Read what ``torch.save`` has written, on the CPU; weights are mapped, so that only those in use take memory.
 
     Args:
         path: the file.
@@ -76,7 +77,7 @@ def bad_values(weights: Mapping[str, torch.Tensor]) -> list[str]:
 
 def _read_safely(file: Path) -> Any:
     try:
-        return torch.load(file, map_location="cpu", weights_only=True)
+        return torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except pickle.UnpicklingError as problem:
         objects = _objects_in(file, str(problem))
         if not objects:
@@ -93,7 +94,7 @@ def _read_safely(file: Path) -> Any:
 def _read_trusted(file: Path) -> Any:
     warnings.warn(f"--trust-pickle: {file} is read in a way that lets it run any code", stacklevel=2)
     try:
-        return torch.load(file, map_location="cpu", weights_only=False)
+        return torch.load(file, map_location="cpu", weights_only=False, mmap=zipfile.is_zipfile(file))
     except (ModuleNotFoundError, AttributeError) as problem:
         raise UserError(
             f"CHECKPOINT: {file} holds objects of a package that is not here or has changed ({problem}). Install the "

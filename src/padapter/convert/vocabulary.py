@@ -32,13 +32,17 @@ def bert_tokenizer(vocab: str | Path | None) -> BertTokenizer:
     options: dict[str, Any] = {"model_input_names": ["input_ids", "attention_mask"]}
     if vocab is not None:
         return BertTokenizer(vocab=read_vocabulary(vocab), do_lower_case=True, **options)
+    problem: Exception | None = None
     try:
-        return BertTokenizer.from_pretrained(HUB_ID, **options)
-    except (OSError, ValueError) as problem:
-        raise UserError(
-            f"--vocab: {HUB_ID} is neither in transformers' cache nor can it be fetched. Give its vocab.txt "
-            f"({BERT_WORDS} lines), which every copy of that model holds: --vocab FILE"
-        ) from problem
+        found = BertTokenizer.from_pretrained(HUB_ID, **options)
+        if len(found) == BERT_WORDS:  # transformers 5 makes an empty tokenizer where it finds no vocabulary
+            return found
+    except (OSError, ValueError) as error:
+        problem = error
+    raise UserError(
+        f"--vocab: {HUB_ID} is neither in transformers' cache nor can it be fetched. Give its vocab.txt ({BERT_WORDS} "
+        "lines), which every copy of that model holds: --vocab FILE"
+    ) from problem
 
 
 def read_vocabulary(path: str | Path) -> dict[str, int]:

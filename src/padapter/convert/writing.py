@@ -16,17 +16,20 @@ import torch
 from padapter.errors import UserError
 
 
-def check_output(path: str | Path, *, overwrite: bool) -> Path:
+def check_output(path: str | Path, checkpoint: Path, *, overwrite: bool) -> Path:
     """Refuse a folder that holds something, before any work is done for it.
 
     Raises:
-        UserError: if ``path`` is a file, or a folder with something in it and ``overwrite`` is not given.
+        UserError: if ``path`` is a file, a folder with something in it and ``overwrite`` is not given, or one with
+            ``checkpoint`` in it.
     """
     folder = Path(path)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"OUT: {folder} is a file; give a folder")
     if folder.is_dir() and any(folder.iterdir()) and not overwrite:
         raise UserError(f"OUT: {folder} is not empty; choose another folder, or --overwrite to replace it")
+    if folder.resolve() in checkpoint.resolve().parents:
+        raise UserError(f"OUT: {folder} holds CHECKPOINT, which would go with it; choose another folder")
     return folder
 
 

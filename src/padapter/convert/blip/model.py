@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def convert_blip(options: BlipOptions) -> Conversion:
             shape), the vocabulary does not fit it, or the output exists.
     """
     file = Path(options.checkpoint)
-    output = check_output(options.output, overwrite=options.overwrite)
+    output = check_output(options.output, file, overwrite=options.overwrite)
     tokenizer = bert_tokenizer(options.vocab)  # before the file, which may take minutes to read
     weights = entries(read_checkpoint(file, trust_pickle=options.trust_pickle), "model", file)
     _refuse_adapters(weights, file)
@@ -103,9 +104,7 @@ def translate(
         raise UserError(
             f"CHECKPOINT: {file} is no official BLIP checkpoint for the {arrangement} arrangement:\n{lines}"
         )
-    dtype = torch.float16
-    for name in done.moved:
-        dtype = torch.promote_types(dtype, weights[name].dtype)
+    dtype = reduce(torch.promote_types, (weights[name].dtype for name in done.moved))
     # Copies: encoder and decoder of a pre-training file share memory, which the folder's weights must not.
     state = {target: weights[name].detach().to(dtype, copy=True).contiguous() for name, target in done.moved.items()}
     return state, done.dropped, notes
