@@ -110,6 +110,8 @@ def test_caption_arrangement_computes_what_the_equations_say(converted, kind):
     assert dropped <= set(report.dropped) if kind == "pretraining" else set(report.dropped) == {"position numbers"}
     assert report.notes == []
     assert f"{report.parameters:,} parameters" in report.format()
+    assert "left behind (entries): " in report.format()
+    assert f"position numbers {report.dropped['position numbers']}" in report.format()
     assert sum(report.dropped.values()) + len(BlipForConditionalGeneration.from_pretrained(folder).state_dict()) == len(
         state
     )

@@ -53,9 +53,11 @@ class Conversion:
     notes: Sequence[str] = ()
 
     def format(self) -> str:
-        """One line for the model, and one per kind of entry left behind and per note."""
+        """One line for the model, one for what was left behind, and one per note."""
         lines = [f"{self.output}: {self.model}, {self.image_size} px, {self.parameters:,} parameters"]
-        lines += [f"  left behind: {count} entries ({what})" for what, count in self.dropped.items()]
+        if self.dropped:
+            left = ", ".join(f"{what} {count}" for what, count in sorted(self.dropped.items()))
+            lines.append(f"  left behind (entries): {left}")
         lines += [f"  note: {note}" for note in self.notes]
         return "\n".join(lines)
 
