@@ -16,13 +16,13 @@ from official_blip import PUBLISHED, WORDS, Sizes, official, save, shapes_of, wr
 from tiny_blip import make_image
 from transformers import AutoConfig, BlipForConditionalGeneration, BlipForQuestionAnswering, BlipProcessor
 
+from padapter.architectures.positions import resize_table
 from padapter.backbones import load_backbone
 from padapter.convert import convert_checkpoint
 from padapter.convert.blip.model import wanted_shapes
 from padapter.convert.blip.names import arrangement_of, layout
 from padapter.convert.blip.sizes import make_config, sizes_of
 from padapter.convert.layout import problems
-from padapter.convert.positions import resize_positions
 
 TINY = Sizes()
 EVEN = Sizes(text=128)
@@ -171,12 +171,12 @@ def test_positions_are_interpolated(converted, asked, grid):
 @settings(max_examples=40)
 def test_interpolation_keeps_the_class_token_and_a_constant_grid(old, new, mode):
     table = torch.cat([torch.full((1, 1, 2), 7.0), torch.full((1, old * old, 2), 3.0)], dim=1)
-    found = resize_positions(table, new, mode=mode)
+    found = resize_table(table, new, mode=mode)
     expected = torch.cat([table[:, :1], torch.full((1, new * new, 2), 3.0)], dim=1)
     torch.testing.assert_close(found, expected)
     random = torch.randn(1, old * old + 1, 3, dtype=torch.float64)
     if mode == "bicubic":
-        torch.testing.assert_close(resize_positions(random, new, mode=mode), resized_positions(random, new), **CLOSE)
+        torch.testing.assert_close(resize_table(random, new, mode=mode), resized_positions(random, new), **CLOSE)
 
 
 @given(

@@ -11,6 +11,7 @@ import torch
 import transformers
 from torch.nn.functional import pad
 
+from padapter.architectures.positions import resize_table
 from padapter.convert.base import Conversion
 from padapter.convert.blip import CAPTION, VQA, BlipOptions
 from padapter.convert.blip.names import ADAPTERS, BIASES, MODELS, POSITIONS, TIES, arrangement_of, layout
@@ -18,7 +19,6 @@ from padapter.convert.blip.processor import add_tokens, check_processor, make_pr
 from padapter.convert.blip.sizes import Sizes, checked_image_size, make_config, sizes_of
 from padapter.convert.checkpoint import bad_values, entries, read_checkpoint
 from padapter.convert.layout import Layout, Shape, problems, together
-from padapter.convert.positions import resize_positions
 from padapter.convert.vocabulary import bert_tokenizer
 from padapter.convert.writing import build, check_output, check_written, new_folder, write_origin
 from padapter.errors import UserError
@@ -156,5 +156,5 @@ def _untie(state: dict[str, torch.Tensor], notes: list[str]) -> bool:
 def _resize(state: dict[str, torch.Tensor], sizes: Sizes, side: int, notes: list[str]) -> None:
     grid = side // sizes.patch
     if grid != sizes.grid:
-        state[POSITIONS] = resize_positions(state[POSITIONS], grid, mode="bicubic")
+        state[POSITIONS] = resize_table(state[POSITIONS], grid, mode="bicubic")
         notes.append(f"positions interpolated from {sizes.grid} x {sizes.grid} to {grid} x {grid} patches")

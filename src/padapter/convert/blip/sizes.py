@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from transformers import BlipConfig
 
+from padapter.architectures.positions import grid_side
 from padapter.convert.layout import Shape, common_size, layer_count
-from padapter.convert.positions import grid_side
 from padapter.errors import UserError
 from padapter.option_fields import refuse
 

@@ -9,7 +9,7 @@ import torch
 from torch.nn.functional import interpolate
 
 
-def resize_positions(
+def resize_table(
     table: torch.Tensor, side: int, *, mode: Literal["bicubic", "bilinear"], others: int = 1
 ) -> torch.Tensor:
     """Interpolate learned positions of a square grid to another square grid.
