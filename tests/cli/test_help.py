@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 import padapter
 from padapter.cli import app
+from padapter.convert.blip import BlipOptions
 from padapter.converters import CONVERTERS
 from padapter.options import DataCheckOptions, DataShardOptions, EvalOptions, PredictOptions, TrainOptions, flag_of
 from padapter.preview import PreviewOptions
@@ -24,6 +25,8 @@ COMMANDS = {
     "data shard": DataShardOptions,
     "data preview": PreviewOptions,
     **{f"data from-{converter.name}": converter.options for converter in CONVERTERS.values()},
+    "convert": None,
+    "convert blip": BlipOptions,
     "data": None,
     "methods": None,
     "env": None,

@@ -132,6 +132,13 @@ class BlipBackbone(BlipPictures):
                 f"model '{name}' is not a BLIP captioning model (image tower and text decoder): {len(missing)} weights "
                 f"are missing, e.g. {', '.join(missing[:3])}."
             )
+        unread = sorted({key.split(".")[0] for key in report["unexpected_keys"]})
+        if unread:
+            logger.warning(
+                "model '%s': %s is not read; of BLIP, image tower and text decoder are adapted.",
+                name,
+                ", ".join(unread),
+            )
         model.name_or_path = name  # PEFT copies it into adapter_config.json
         model.config._name_or_path = name
         use_attention(model, attention)

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from padapter.architectures.positions import resize_table
 from padapter.backbones.base import Backbone
 from padapter.data import Picture, opened
 from padapter.data.fit import RESIZES, fit
@@ -88,9 +89,7 @@ def resize_positions(blip: Any, side: int) -> None:
     before = int(config.image_size) // patch
     if grid != before:
         with torch.no_grad():
-            places = old[:, 1:].float().unflatten(1, (before, before)).permute(0, 3, 1, 2)  # (1, d, g, g)
-            places = nn.functional.interpolate(places, size=(grid, grid), mode="bicubic", align_corners=False)
-            new = torch.cat([old[:, :1], places.permute(0, 2, 3, 1).flatten(1, 2).to(old.dtype)], dim=1)
+            new = resize_table(old, grid, mode="bicubic")
         embeddings.position_embedding = nn.Parameter(new, requires_grad=old.requires_grad)
     embeddings.image_size = config.image_size = blip.vision_model.config.image_size = side
     embeddings.num_patches = grid**2

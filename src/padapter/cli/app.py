@@ -10,6 +10,7 @@ from typing import Annotated, TextIO
 import typer
 
 from padapter.cli.compare import compare_command
+from padapter.cli.convert import convert
 from padapter.cli.data import convert_command, preview_command
 from padapter.cli.environment import env_command
 from padapter.cli.flags import command, guarded
@@ -56,6 +57,7 @@ for converter in CONVERTERS.values():
     data.command(f"from-{converter.name}")(command(converter.options, convert_command(converter)))
 data.command("preview")(command(PreviewOptions, preview_command))
 app.add_typer(data, name="data")
+app.add_typer(convert, name="convert")
 
 
 def _version(wanted: bool) -> None:
