@@ -44,7 +44,7 @@ def test_peft_is_itself_after_our_hook():
     code = (
         "import padapter, sys; import peft; import peft.utils;"
         "print(type(peft.__spec__.loader).__name__, type(peft.__loader__).__name__, bool(peft.__path__),"
-        "[f for f in sys.meta_path if type(f).__module__.startswith('padapter')])"
+        "[f for f in sys.meta_path if getattr(f, 'package', None) == 'peft'])"
     )
     assert run(code) == "SourceFileLoader SourceFileLoader True []"
 

@@ -45,3 +45,9 @@ def __dir__() -> list[str]:
 
 
 _on_import.call_after_import("peft", "padapter.tuners", "register")
+for _module, _function in (
+    ("configuration_auto", "register_config"),
+    ("tokenization_auto", "register_tokenizer"),
+    ("processing_auto", "register_processor"),
+):
+    _on_import.call_after_import(f"transformers.models.auto.{_module}", "padapter.models.mplug.registration", _function)
