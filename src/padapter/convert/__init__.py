@@ -8,12 +8,13 @@ from __future__ import annotations
 from typing import Any
 
 from padapter.conversion import names_close_to
-from padapter.convert import blip
+from padapter.convert import blip, mplug
 from padapter.convert.base import Conversion, ConvertOptions, Format
 from padapter.errors import UserError
 
 FORMATS: dict[str, Format] = {
     "blip": Format("Convert a checkpoint of the official BLIP code (.pth).", blip.BlipOptions, blip.convert),
+    "mplug": Format("Convert a checkpoint of the official mPLUG code (.pth).", mplug.MPlugOptions, mplug.convert),
 }
 """Name on the command line -> format."""
 
