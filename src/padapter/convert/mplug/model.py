@@ -34,7 +34,7 @@ def convert_mplug(options: MPlugOptions) -> Conversion:
             wrong shape), the vocabulary does not fit it, or the output exists.
     """
     file = Path(options.checkpoint)
-    output = check_output(options.output, overwrite=options.overwrite)
+    output = check_output(options.output, file, overwrite=options.overwrite)
     bert = bert_tokenizer(options.vocab)  # before the file, which may take minutes to read
     checkpoint = read_checkpoint(file, trust_pickle=options.trust_pickle)
     weights, modelscope = fine_tuned_names(entries(checkpoint, _key_of(checkpoint), file))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from padapter.architectures.positions import grid_side
 from padapter.convert.layout import Shape, common_size, layer_count
-from padapter.convert.positions import grid_side
 from padapter.errors import UserError
 from padapter.models.mplug.configuration import MPlugConfig
 

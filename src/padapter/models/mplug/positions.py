@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from padapter.convert.positions import grid_side
-from padapter.convert.positions import resize_positions as interpolated
+from padapter.architectures.positions import grid_side, resize_table
 from padapter.errors import UserError
 
 
@@ -29,4 +28,4 @@ def resize_positions(table: torch.Tensor, side: int) -> torch.Tensor:
             f"position embeddings of shape {tuple(table.shape)} are not one row for the class token and g * g rows for "
             "square images."
         )
-    return interpolated(table[None], side, mode="bilinear")[0]
+    return resize_table(table[None], side, mode="bilinear")[0]
