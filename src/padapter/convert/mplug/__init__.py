@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from padapter.convert.base import Conversion, ConvertOptions
-from padapter.option_fields import check_at_least, option
+from padapter.options.fields import check_at_least, option
 
 CAPTION, VQA = "caption", "vqa"
 

@@ -23,7 +23,7 @@ from padapter.models.mplug.configuration import MPlugConfig
 from padapter.models.mplug.positions import resize_positions
 from padapter.models.mplug.processing import MPlugProcessor, image_processor
 from padapter.models.mplug.tokenization import MPlugTokenizer
-from padapter.option_fields import refuse
+from padapter.options.fields import refuse
 
 
 def convert_mplug(options: MPlugOptions) -> Conversion:

@@ -10,9 +10,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from padapter.models.mplug.base import MPlugModel
     from padapter.models.mplug.beam_search import official_beam_search
     from padapter.models.mplug.configuration import MPlugConfig, MPlugTextConfig, MPlugVisionConfig
-    from padapter.models.mplug.modeling import MPlugForConditionalGeneration, MPlugForQuestionAnswering, MPlugModel
+    from padapter.models.mplug.modeling import MPlugForConditionalGeneration, MPlugForQuestionAnswering
     from padapter.models.mplug.processing import MPlugProcessor
     from padapter.models.mplug.tokenization import MPlugTokenizer
 
@@ -32,7 +33,7 @@ _HOMES = {
     "MPlugConfig": "configuration",
     "MPlugForConditionalGeneration": "modeling",
     "MPlugForQuestionAnswering": "modeling",
-    "MPlugModel": "modeling",
+    "MPlugModel": "base",
     "MPlugProcessor": "processing",
     "MPlugTextConfig": "configuration",
     "MPlugTokenizer": "tokenization",

@@ -22,8 +22,9 @@ def register_models() -> None:
     """``AutoModel``, ``AutoModelForImageTextToText`` and ``AutoModelForVisualQuestionAnswering``."""
     from transformers import AutoModel, AutoModelForImageTextToText, AutoModelForVisualQuestionAnswering
 
+    from padapter.models.mplug.base import MPlugModel
     from padapter.models.mplug.configuration import MPlugConfig
-    from padapter.models.mplug.modeling import MPlugForConditionalGeneration, MPlugForQuestionAnswering, MPlugModel
+    from padapter.models.mplug.modeling import MPlugForConditionalGeneration, MPlugForQuestionAnswering
 
     AutoModel.register(MPlugConfig, MPlugModel, exist_ok=True)
     AutoModelForImageTextToText.register(MPlugConfig, MPlugForConditionalGeneration, exist_ok=True)
