@@ -156,3 +156,18 @@ def test_other_families_keep_their_own_processor(tmp_path):
     assert backbone.preprocessing() == record
     image = make_image(0)
     assert backbone.fit(image) is image
+
+
+def test_what_another_version_calls_or_adds_is_no_difference(monkeypatch):
+    backbone = make_backbone()
+    record = json.loads(json.dumps(backbone.preprocessing()))
+    own = type(backbone.processor.image_processor)
+    plain = own.to_dict
+    monkeypatch.setattr(
+        own, "to_dict", lambda self: {**plain(self), "image_processor_type": "Other", "new_option": False}
+    )
+    backbone.preprocess_as(record)
+    record["processor"]["do_normalize"] = "sometimes"
+    monkeypatch.setattr(own, "from_dict", lambda values: backbone.processor.image_processor)
+    with pytest.raises(UserError, match=r"do_normalize was 'sometimes' and would be True\. Use the versions"):
+        backbone.preprocess_as(record)

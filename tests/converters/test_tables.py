@@ -211,3 +211,19 @@ def test_pictures_with_equal_names_in_different_folders(folder):
     pictures(folder / "more", 2)
     _, rows = table(folder, "image,caption\nscans/0.png,a\nmore/0.png,b\n")
     assert [row["image"] for row in rows["train"]] == ["images/scans/0.png", "images/more/0.png"]
+
+
+def test_a_line_with_too_many_cells_is_left_out_and_counted(folder):
+    done, rows = table(folder, "image,question,answer\nscans/0.png,Is it red, or blue?,red\nscans/1.png,Is it?,yes\n")
+    assert [row["image"] for row in rows["train"]] == ["images/1.png"]
+    assert list(done.left_out.counts) == ["the line has too many cells"]
+    assert (
+        "line 2: has 4 cells, the header has 3; a cell that holds the separator belongs in quotation marks"
+        in "\n".join(done.left_out.lines("left out"))
+    )
+
+
+def test_repeats_are_kept_and_said(folder):
+    done, rows = table(folder, "image,question,answer\n" + "scans/0.png,Is it?,yes\n" * 3 + "scans/1.png,Is it?,yes\n")
+    assert len(rows["train"]) == 4
+    assert "2 rows repeat another one exactly, and are kept" in done.notes

@@ -120,11 +120,15 @@ class Backbone(ABC):
         if record != self.preprocessing():
             self.processor.image_processor = type(own).from_dict(dict(record["processor"]))
         now = self.preprocessing()
-        changed = sorted(key for key in {*record, *now} if record.get(key) != now.get(key))
+        pairs = {key: (value, now.get(key)) for key, value in record.items() if key != "processor"}
+        # What another version of transformers adds was not there to be chosen, and its classes go by other names.
+        names = [name for name in record["processor"] if not name.endswith(("_type", "_class"))]
+        pairs |= {name: (record["processor"][name], now["processor"].get(name)) for name in names}
+        changed = [f"{name} was {old!r} and would be {new!r}" for name, (old, new) in pairs.items() if old != new]
         if changed:
             raise UserError(
-                f"model {self.name!r} cannot prepare pictures as they were in training: {', '.join(changed)} "
-                "would differ"
+                f"model {self.name!r} cannot prepare pictures as they were in training: {'; '.join(sorted(changed))}. "
+                "Use the versions of transformers and of the model that the run was made with."
             )
 
     def cache_features(self, folder: Path, *, precision: str, training: bool) -> None:

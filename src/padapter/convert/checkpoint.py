@@ -30,12 +30,27 @@ def read_checkpoint(path: str | Path, *, trust_pickle: bool = False) -> Any:
     Raises:
         UserError: if the file is missing, damaged, no checkpoint, or holds objects that need ``trust_pickle``.
     """
+    file = existing_checkpoint(path)
+    return _read_trusted(file) if trust_pickle else _read_safely(file)
+
+
+def existing_checkpoint(path: str | Path) -> Path:
+    """The path of a checkpoint, looked for before anything else takes time.
+
+    Raises:
+        UserError: there is no such file, or it is a folder or of another format.
+    """
     file = Path(path)
     if not file.exists():
         raise UserError(f"CHECKPOINT: there is no file {file}")
     if not file.is_file():
         raise UserError(f"CHECKPOINT: {file} is a folder; give the file in it that torch.save wrote (.pth, .pt, .bin)")
-    return _read_trusted(file) if trust_pickle else _read_safely(file)
+    if file.suffix == ".safetensors":
+        raise UserError(
+            f"CHECKPOINT: {file} is a safetensors file, official checkpoints are files of torch.save; a folder in the "
+            "format of transformers needs no conversion: give it as --model"
+        )
+    return file
 
 
 def entries(checkpoint: Any, key: str, path: str | Path) -> dict[str, torch.Tensor]:

@@ -43,4 +43,10 @@ def read(options: CsvOptions) -> Reading:
     source = existing(options.source)
     file = only_file(options.source, "*.[ct]sv") if source.is_dir() else source
     rows = read_csv(file, separator=options.separator, encoding=options.encoding)
-    return read_table(readable(rows), options, pictures_of(options, file.parent), str(file))
+    whole = [row for row in rows if row.values is not None or row.fatal]
+    reading = read_table(readable(whole), options, pictures_of(options, file.parent), str(file))
+    for row in rows:
+        if row.values is None:
+            advice = "a cell that holds the separator belongs in quotation marks"
+            reading.left_out.add("the line has too many cells", f"{row.file}, line {row.line}: {row.error}; {advice}")
+    return reading

@@ -101,7 +101,11 @@ def _usable(reading: Reading) -> list[_Row]:
             rows.append(_Row(found, picture, values))
     if reading.task == "caption":
         rows = _one_per_picture(rows, reading)
-    return _distinct_ids(rows, reading)
+    rows = _distinct_ids(rows, reading)
+    contents = {(str(row.picture), json.dumps(row.values, sort_keys=True)) for row in rows}
+    if len(contents) < len(rows):
+        reading.notes.append(f"{len(rows) - len(contents)} rows repeat another one exactly, and are kept")
+    return rows
 
 
 def _values(found: FoundRow, fields: tuple[Field, ...], reading: Reading) -> dict[str, Any] | None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from padapter.backbones import Backbone
 
-PACKAGES = ("padapter", "torch", "transformers", "peft")
+PACKAGES = ("padapter", "torch", "transformers", "peft", "tokenizers", "pillow")
 
 
 def answer_rows(

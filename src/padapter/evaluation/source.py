@@ -236,10 +236,16 @@ def _from_model(options: SourceOptions) -> Source:
         candidates=listed_candidates(options.candidates),
         device=options.device,
         cache_features=options.cache_features,
+        preprocessing=_preprocessing_beside(weights or Path(str(options.model))),
         image_size=options.image_size,
         resize=options.resize,
         attention=options.attention,
     )
+
+
+def _preprocessing_beside(weights: Path) -> dict[str, Any] | None:
+    """How the run looks at pictures that a folder of weights belongs to: RUN/adapter, or RUN/model."""
+    return read_preprocessing(weights.parent) if weights.is_dir() else None
 
 
 def _method_of(folder: Path) -> Method[Any]:

@@ -17,7 +17,7 @@ from padapter.convert.blip import CAPTION, VQA, BlipOptions
 from padapter.convert.blip.names import ADAPTERS, BIASES, MODELS, POSITIONS, TIES, arrangement_of, layout
 from padapter.convert.blip.processor import add_tokens, check_processor, make_processor, token_ids
 from padapter.convert.blip.sizes import Sizes, checked_image_size, make_config, sizes_of
-from padapter.convert.checkpoint import bad_values, entries, read_checkpoint
+from padapter.convert.checkpoint import bad_values, entries, existing_checkpoint, read_checkpoint
 from padapter.convert.layout import Layout, Shape, problems, together
 from padapter.convert.vocabulary import bert_tokenizer
 from padapter.convert.writing import build, check_output, check_written, new_folder, write_origin
@@ -41,7 +41,7 @@ def convert_blip(options: BlipOptions) -> Conversion:
         UserError: if the file is no official BLIP checkpoint (naming every entry that is unknown, missing or of a wrong
             shape), the vocabulary does not fit it, or the output exists.
     """
-    file = Path(options.checkpoint)
+    file = existing_checkpoint(options.checkpoint)
     output = check_output(options.output, file, overwrite=options.overwrite)
     tokenizer = bert_tokenizer(options.vocab)  # before the file, which may take minutes to read
     weights = entries(read_checkpoint(file, trust_pickle=options.trust_pickle), "model", file)

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoProcessor
 
 from padapter.convert.base import Conversion
-from padapter.convert.checkpoint import bad_values, entries, read_checkpoint
+from padapter.convert.checkpoint import bad_values, entries, existing_checkpoint, read_checkpoint
 from padapter.convert.layout import problems
 from padapter.convert.mplug import MPlugOptions
 from padapter.convert.mplug.names import MODELS, POSITIONS, TIES, fine_tuned_names, layout, packed
@@ -33,7 +33,7 @@ def convert_mplug(options: MPlugOptions) -> Conversion:
         UserError: if the file is no official mPLUG checkpoint (naming every entry that is unknown, missing or of a
             wrong shape), the vocabulary does not fit it, or the output exists.
     """
-    file = Path(options.checkpoint)
+    file = existing_checkpoint(options.checkpoint)
     output = check_output(options.output, file, overwrite=options.overwrite)
     bert = bert_tokenizer(options.vocab)  # before the file, which may take minutes to read
     checkpoint = read_checkpoint(file, trust_pickle=options.trust_pickle)
