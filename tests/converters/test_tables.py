@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from convert_cases import converted, every, pictures, rows_of, write
 
-from padapter.converters import CONVERTERS
+from padapter.converters import CONVERTERS, files
+from padapter.data.readers import read_csv
 from padapter.errors import UserError
 
 
@@ -211,3 +212,27 @@ def test_pictures_with_equal_names_in_different_folders(folder):
     pictures(folder / "more", 2)
     _, rows = table(folder, "image,caption\nscans/0.png,a\nmore/0.png,b\n")
     assert [row["image"] for row in rows["train"]] == ["images/scans/0.png", "images/more/0.png"]
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        ("latest", None),
+        ("carnival_captions", None),
+        ("devices", None),
+        ("captions_val2017", "validation"),
+        ("v2_OpenEnded_mscoco_train2014_questions", "train"),
+        ("test-dev2015", "test"),
+        ("VQATrainSet", "train"),
+        ("captions_validation", "validation"),
+    ],
+)
+def test_a_split_in_a_file_name_is_a_whole_word(name, split):
+    assert files.split_in_name(name) == split
+
+
+def test_brackets_in_foreign_tables_are_text(tmp_path):
+    table = tmp_path / "t.csv"
+    table.write_text('image,caption\n1.png,[blurred] a man [unreadable]\n2.png,"[""a"", ""b""]"\n')
+    for rows in (files.readable(read_csv(table)), files.rows_of(table)):
+        assert [row["caption"] for _, row in rows] == ["[blurred] a man [unreadable]", ["a", "b"]]
