@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from convert_cases import converted, every, pictures, rows_of, write
 
-from padapter.converters import CONVERTERS
+from padapter.converters import CONVERTERS, files
+from padapter.data.readers import read_csv
 from padapter.errors import UserError
 
 
@@ -227,3 +228,27 @@ def test_repeats_are_kept_and_said(folder):
     done, rows = table(folder, "image,question,answer\n" + "scans/0.png,Is it?,yes\n" * 3 + "scans/1.png,Is it?,yes\n")
     assert len(rows["train"]) == 4
     assert "2 rows repeat another one exactly, and are kept" in done.notes
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        ("latest", None),
+        ("carnival_captions", None),
+        ("devices", None),
+        ("captions_val2017", "validation"),
+        ("v2_OpenEnded_mscoco_train2014_questions", "train"),
+        ("test-dev2015", "test"),
+        ("VQATrainSet", "train"),
+        ("captions_validation", "validation"),
+    ],
+)
+def test_a_split_in_a_file_name_is_a_whole_word(name, split):
+    assert files.split_in_name(name) == split
+
+
+def test_brackets_in_foreign_tables_are_text(tmp_path):
+    table = tmp_path / "t.csv"
+    table.write_text('image,caption\n1.png,[blurred] a man [unreadable]\n2.png,"[""a"", ""b""]"\n')
+    for rows in (files.readable(read_csv(table)), files.rows_of(table)):
+        assert [row["caption"] for _, row in rows] == ["[blurred] a man [unreadable]", ["a", "b"]]

@@ -238,3 +238,30 @@ def test_writing(tmp_path):
     done = write_preview(options(folder))
     assert (folder / "page.html").read_text(encoding="utf-8") == render(done)
     write_preview(options(folder, overwrite=True))
+
+
+def test_a_split_without_public_answers(tmp_path, model):
+    for split in ("val", "test"):
+        (tmp_path / split).mkdir()
+        Image.new("RGB", (20, 16), "red").save(tmp_path / split / f"VizWiz_{split}_00000000.jpg")
+    (tmp_path / "Annotations").mkdir()
+    question = {"question": "What is it?"}
+    answers = [{"answer": "cup", "answer_confidence": "yes"}] * 10
+    for split, more in (("val", {"answers": answers, "answer_type": "other", "answerable": 1}), ("test", {})):
+        row = {"image": f"VizWiz_{split}_00000000.jpg", **question, **more}
+        (tmp_path / f"Annotations/{split}.json").write_text(json.dumps([row]))
+    found = preview(options(tmp_path, data=f"vizwiz-vqa:{tmp_path}", model=str(model)))
+    assert {counts.name: (counts.usable, counts.answers, counts.unseen) for counts in found.splits} == {
+        "val": (1, 1, None),
+        "test": (1, 0, None),
+    }
+    assert [bar.share for bar in found.charts[0].bars] == [100]  # of the rows that have answers
+    [answered], [kept_back] = found.cards["val"], found.cards["test"]
+    assert kept_back.targets == []
+    assert kept_back.seen.problem is None
+    assert kept_back.seen.prompt_tokens == answered.seen.prompt_tokens
+    assert len(kept_back.squares) == len(answered.squares) == 1
+    assert "yes" not in kept_back.seen.text
+    assert "none: the answers are not public" in render(found)
+    only = preview(options(tmp_path, data=f"vizwiz-vqa:{tmp_path}", split="test"))
+    assert [chart.title for chart in only.charts] == ["How questions begin", "Words per question"]

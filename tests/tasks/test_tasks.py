@@ -242,3 +242,10 @@ def test_prompts_are_options():
     assert CaptionTask(prompt_template="a picture of ").prompt({}) == "a picture of "
     with pytest.raises(UserError, match=r"no place for the question: write \{question\}"):
         VqaTask(prompt_template="Question: ").prompt(ROWS["vqa"])
+
+
+def test_labels_that_are_words_of_other_labels_are_scored():
+    rows = [{"id": "1", "hypothesis": "x", "label": "correct"}, {"id": "2", "hypothesis": "x", "label": "incorrect"}]
+    scores = ENTAILMENT.score([Prediction("1", "correct"), Prediction("2", "correct")], rows)
+    assert scores.metrics["accuracy"] == 0.5
+    assert scores.details["confusion"]["incorrect"]["correct"] == 1

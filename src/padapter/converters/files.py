@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,16 @@ from padapter.converters.pictures import Pictures
 from padapter.data.readers import RawRow, read_rows
 from padapter.data.sources import SPLITS
 from padapter.errors import UserError
+
+_BETWEEN_WORDS = re.compile(r"[\W\d_]+|(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+#: Words of published file names that are written as one, besides the names of splits.
+_SPLIT_WORDS = {
+    "trainval": "train",
+    "minival": "validation",
+    "testing": "test",
+    "testdev": "test",
+    "teststd": "test",
+}
 
 
 def existing(source: str) -> Path:
@@ -48,7 +59,7 @@ def rows_of(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     Raises:
         UserError: for a line that cannot be read.
     """
-    return readable(read_rows(file))
+    return readable(read_rows(file, strict=False))
 
 
 def readable(rows: list[RawRow]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -104,7 +115,9 @@ def split_called(name: Any) -> str | None:
 
 
 def split_in_name(name: str) -> str | None:
-    """The split that a file name such as ``captions_val2017`` speaks of: the first of the words train, val, test."""
-    words = {"train": "train", "val": "validation", "dev": "validation", "test": "test"}
-    places = {split: name.lower().find(word) for word, split in words.items() if word in name.lower()}
-    return min(places, key=lambda split: places[split]) if places else None
+    """The split that a file name such as ``captions_val2017`` speaks of: the first of the words train, val, test.
+
+    Only whole words count, between digits, marks and changes of case: ``latest`` and ``carnival`` speak of none.
+    """
+    words = (word.lower() for word in _BETWEEN_WORDS.split(name))
+    return next((split for word in words if (split := _SPLIT_WORDS.get(word) or split_called(word))), None)

@@ -37,7 +37,7 @@ class RawRow:
     fatal: bool = False
 
 
-def read_rows(path: Path) -> list[RawRow]:
+def read_rows(path: Path, *, strict: bool = True) -> list[RawRow]:
     """Read every row of an annotation file.
 
     JSON lines and a JSON list are told apart by content, so the wrong suffix does no harm. A byte order mark, CRLF
@@ -45,6 +45,8 @@ def read_rows(path: Path) -> list[RawRow]:
 
     Args:
         path: A ``.jsonl``, ``.json`` or ``.csv`` file in UTF-8.
+        strict: A CSV cell in brackets must be a JSON list; otherwise one that is none is text, as other people's
+            tables have it (``[unreadable]``).
 
     Returns:
         The rows in order; unreadable ones carry an ``error``.
@@ -61,7 +63,7 @@ def read_rows(path: Path) -> list[RawRow]:
     if not content.strip():
         raise UserError(f"{path}: is empty.")
     if path.suffix.lower() == ".csv":
-        return list(_read_csv(path, _utf8(path, content)))
+        return list(_read_csv(path, _utf8(path, content), strict=strict))
     if content.lstrip().startswith(b"["):
         return list(_read_json_list(path, content))
     return list(_read_json_lines(path, content))
@@ -148,7 +150,7 @@ def _read_json_list(path: Path, content: bytes) -> Iterator[RawRow]:
 
 
 def read_csv(path: Path, *, separator: str | None = None, encoding: str = "utf-8") -> list[RawRow]:
-    """Read a table whatever its suffix, separator and encoding.
+    """Read a table whatever its suffix, separator and encoding; a cell in brackets that is no JSON list is text.
 
     Args:
         path: The file.
@@ -173,7 +175,7 @@ def read_csv(path: Path, *, separator: str | None = None, encoding: str = "utf-8
         ) from error
     if not text.strip():
         raise UserError(f"{path}: is empty.")
-    return list(_read_csv(path, text, separator))
+    return list(_read_csv(path, text, separator, strict=False))
 
 
 def _content(path: Path) -> bytes:
@@ -193,7 +195,7 @@ def _utf8(path: Path, content: bytes) -> str:
         raise UserError(f"{path}, line {line}: is not UTF-8; save the table as UTF-8.") from error
 
 
-def _read_csv(path: Path, text: str, separator: str | None = None) -> Iterator[RawRow]:
+def _read_csv(path: Path, text: str, separator: str | None = None, *, strict: bool) -> Iterator[RawRow]:
     header_line = text.lstrip("\r\n").splitlines()[0]
     delimiter = separator or max(",;\t", key=header_line.count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
@@ -215,7 +217,7 @@ def _read_csv(path: Path, text: str, separator: str | None = None) -> Iterator[R
         elif len(cells) > len(header):
             yield RawRow(str(path), line, None, f"has {len(cells)} cells, the header has {len(header)}")
         else:
-            yield _csv_row(path, line, dict(zip(header, cells, strict=False)))
+            yield _csv_row(path, line, dict(zip(header, cells, strict=False)), strict=strict)
 
 
 def _check_header(path: Path, cells: list[str]) -> list[str]:
@@ -226,7 +228,7 @@ def _check_header(path: Path, cells: list[str]) -> list[str]:
     return header
 
 
-def _csv_row(path: Path, line: int, cells: dict[str, str]) -> RawRow:
+def _csv_row(path: Path, line: int, cells: dict[str, str], *, strict: bool) -> RawRow:
     values: dict[str, Any] = {}
     for name, cell in cells.items():
         stripped = cell.strip()
@@ -236,7 +238,9 @@ def _csv_row(path: Path, line: int, cells: dict[str, str]) -> RawRow:
         if stripped.startswith("[") and stripped.endswith("]"):
             try:
                 values[name] = json.loads(stripped)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
+                if not strict:
+                    continue
                 message = f"the cell {name!r} looks like a list but is not JSON ({_json_message(error)})"
                 return RawRow(str(path), line, None, message)
     return RawRow(str(path), line, values)

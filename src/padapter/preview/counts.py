@@ -13,6 +13,7 @@ from padapter.data import Picture
 from padapter.data.check import Example, Survey
 from padapter.data.schema import Field
 from padapter.tasks import Task
+from padapter.tasks.unanswered import known_targets
 
 _BARS = 10
 _COLUMNS = 16
@@ -83,7 +84,9 @@ def split_counts(survey: Survey, task: Task) -> list[SplitCounts]:
             len(rows),
             len({row.image for row in rows}),
             len({text for texts in targets[name] for text in texts}),
-            sum(not learnt & set(texts) for texts in targets[name]) if closed and name != "train" else None,
+            sum(not learnt & set(texts) for texts in targets[name])
+            if closed and name != "train" and any(targets[name])
+            else None,
         )
         for name, rows in survey.examples.items()
     ]
@@ -97,9 +100,10 @@ def charts(survey: Survey, task: Task) -> list[Chart]:
     found = []
     field = _answer_field(task)
     if field is not None:
-        answers = Counter(text for row in rows for text in _targets(task, row))
+        answered = [texts for row in rows if (texts := _targets(task, row))]
+        answers = Counter(text for texts in answered for text in texts)
         text = f"Rows that have an answer; {_some(answers, _BARS)} different ones."
-        found.append(_list("Most frequent answers", answers, len(rows), text))
+        found.append(_list("Most frequent answers", answers, len(answered), text))
     asked = task.fields[0]
     words = 3 if field is None else 2
     begin = Counter(" ".join(text.lower().split()[:words]) for text in _texts(asked, rows))
@@ -109,7 +113,7 @@ def charts(survey: Survey, task: Task) -> list[Chart]:
         if spec.required and spec.kind != "label":
             lengths = Counter(len(text.split()) for text in _texts(spec, rows))
             found.append(_columns(f"Words per {_singular(spec.name)}", lengths, _limit(task, spec)))
-    return found
+    return [chart for chart in found if chart.bars]
 
 
 def shared_pictures(survey: Survey) -> list[Shared]:
@@ -151,12 +155,12 @@ def _answer_field(task: Task) -> Field | None:
 
 
 def _targets(task: Task, row: Example) -> list[str]:
-    return [text for text, _ in task.targets(row.values)]
+    return [text for text, _ in known_targets(task, row.values)]
 
 
 def _texts(spec: Field, rows: Iterable[Example]) -> Iterator[str]:
     for row in rows:
-        value = row.values[spec.name]
+        value = row.values.get(spec.name)
         yield from (text for text in (value if isinstance(value, list) else [value]) if text)
 
 
@@ -173,6 +177,8 @@ def _list(title: str, counts: Counter[str], whole: int, text: str) -> Chart:
 
 
 def _columns(title: str, lengths: Counter[int], limit: int | None) -> Chart:
+    if not lengths:
+        return Chart(title, "columns", [], "")
     longest, whole = max(lengths), lengths.total()
     width = -(-longest // _COLUMNS)
     bins = Counter((length - 1) // width for length in lengths.elements())

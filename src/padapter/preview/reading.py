@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from padapter.tasks import Task
 
 _TILES = 6
+#: Stands for the target of a row without one: models read a prompt together with a target.
+_NO_TARGET = (("yes", 1.0),)
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Seen:
     Attributes:
         tiles: The picture after preprocessing: one square, or several tiles; empty where it cannot be drawn.
         prompt_tokens: Length of the prompt, with what stands for the picture in it.
-        target_tokens: Length of each target, with its end token if there was room for it.
+        target_tokens: Length of each target, with its end token if there was room for it; empty without targets.
         room: Longest sequence that the model reads.
         prompt_cut: Whether the prompt lost its beginning.
         targets_cut: How many targets lost their end.
@@ -65,26 +67,29 @@ class Reader:
             row: A row of loaded data: ``image`` and the task's fields.
         """
         from padapter.backbones import TrainingExample
+        from padapter.tasks.unanswered import known_targets
 
         backbone = self.backbone
         before = backbone.cut_prompts, backbone.cut_targets
-        targets = tuple(self.task.targets(row))
+        targets = tuple(known_targets(self.task, row))
         try:
-            example = TrainingExample(backbone.picture(row["image"]), self.task.prompt(row), targets)
+            example = TrainingExample(backbone.picture(row["image"]), self.task.prompt(row), targets or _NO_TARGET)
             batch = backbone.collate([example])
         except UserError as problem:
             return Seen([], problem=str(problem))
         learnt = (batch["labels"] >= 0).sum(dim=1).tolist()
-        ids = batch["input_ids"][0][batch["attention_mask"][0].bool()].tolist()
+        real = batch["attention_mask"][0].bool()
+        ids = batch["input_ids"][0][real].tolist()
+        prompt = batch["input_ids"][0][real & (batch["labels"][0] < 0)].tolist()
         return Seen(
             self._tiles(batch.get("pixel_values")),
             prompt_tokens=len(ids) - learnt[0],
-            target_tokens=tuple(learnt),
+            target_tokens=tuple(learnt) if targets else (),
             room=backbone.max_length,
             # One prompt is joined with every target, and counted each time.
             prompt_cut=backbone.cut_prompts > before[0],
-            targets_cut=backbone.cut_targets - before[1],
-            text=self._text(ids),
+            targets_cut=backbone.cut_targets - before[1] if targets else 0,
+            text=self._text(ids if targets else prompt),
         )
 
     def _tiles(self, pixels: torch.Tensor | None) -> list[Image.Image]:

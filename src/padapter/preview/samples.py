@@ -15,6 +15,7 @@ from padapter.data import ImageError, open_image
 from padapter.data.check import Example, Survey
 from padapter.preview.reading import Reader, Seen
 from padapter.tasks import Task
+from padapter.tasks.unanswered import known_targets
 
 #: The longer side of a picture on the page, in pixels.
 SIDE = 320
@@ -61,7 +62,7 @@ class Sample:
         squares: What the model gets.
         problem: Why there is no picture.
         prompt: Exactly as the model is given it.
-        targets: What it learns to say.
+        targets: What it learns to say; empty where answers are not public.
         fields: The row as it was read: field and text.
         seen: How the model reads it.
     """
@@ -119,7 +120,7 @@ def _sample(example: Example, source: Any, task: Task, reader: Reader | None, *,
     except ImageError as error:
         picture, problem = None, str(error)
     seen = reader.read(row) if reader is not None and picture is not None else None
-    targets = task.targets(row)
+    targets = known_targets(task, row)
     heaviest = max((weight for _, weight in targets), default=1.0)
     tokens = seen.target_tokens if seen is not None and seen.problem is None else (None,) * len(targets)
     return Sample(

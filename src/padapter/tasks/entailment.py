@@ -66,7 +66,9 @@ class EntailmentTask(Task):
     def score(self, predictions: Sequence[Prediction], rows: Iterable[Row]) -> Scores:
         """Accuracy overall and per label; ``details``: precision, recall, F1 per label and the confusion matrix."""
         labels = {row["id"]: row["label"] for row in iterate_texts(rows)}
-        names = self._labels_by_word(sorted({*labels.values(), *dict(self.label_words)}))
+        # The data's own labels first: "correct" may be one of them, and then it is not another name of "entailment".
+        names = {_compact(word): label for label, word in self.label_words}
+        names |= self._labels_by_word(sorted(set(labels.values())))
         predicted = {key: names.get(_compact(text), text) for key, text in by_id(predictions).items()}
         scores = score_entailment(predicted, labels)
         metrics = {"accuracy": scores.accuracy}
