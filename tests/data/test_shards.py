@@ -14,6 +14,7 @@ from data_cases import CAPTION, ENTAILMENT, VQA, picture, vqa_row, write_jsonl
 from PIL import Image
 
 from padapter.data import Picture, check_data, infer_task, load_data, open_image
+from padapter.data.columns import ColumnRows
 from padapter.data.shards.index import read_index
 from padapter.data.shards.write import write_shards
 from padapter.data.sources import available_splits, names_its_split, open_source
@@ -140,18 +141,74 @@ def test_tar_files_without_an_index(three):
     assert infer_task(spec, TASKS.values()).name == "entailment"
 
 
+def tar_of(path, files):
+    with tarfile.open(path, "w") as tar:
+        for name, data in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+
+
 def test_tar_files_of_others(tmp_path):
     picture(tmp_path / "a.png")
     content = (tmp_path / "a.png").read_bytes()
     files = {"x/1.png": content, "x/1.txt": b"a red square", "x/2.b.png": content, "x/2.json": b'{"caption": "red"}',
              "lonely.png": content, "only.json": b"{}"}  # fmt: skip
-    with tarfile.open(tmp_path / "t.tar", "w") as tar:
-        for name, data in files.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
+    tar_of(tmp_path / "t.tar", files)
     data = load_data(f"wds:{tmp_path}/t.tar", CAPTION).dataset
     assert (data["id"][:], data["captions"][:]) == (["x/1"], [["a red square"]])
+
+
+def coloured(colour):
+    stream = io.BytesIO()
+    Image.new("RGB", (8, 8), colour).save(stream, "PNG")
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("third", ["own.png", "b.tar/0"])
+def test_pictures_of_the_same_name_are_kept_apart(tmp_path, third):
+    """Two tar files call their picture the same; the third has a name of its own, or that which tells them apart."""
+    colours = {"a": "red", "b": "blue", "c": "lime"}
+    for tar, colour in colours.items():
+        record = {"image": third if tar == "c" else "0.png", "id": tar, "caption": colour}
+        tar_of(tmp_path / f"{tar}.tar", {"0.png": coloured(colour), "0.json": json.dumps(record).encode()})
+    data = load_data(f"wds:{tmp_path}/*.tar", CAPTION).dataset
+    seen = {row["captions"][0]: open_image(row["image"]).getpixel((0, 0)) for row in data}
+    assert seen == {"red": (255, 0, 0), "blue": (0, 0, 255), "lime": (0, 255, 0)}
+
+
+def test_two_packed_splits_of_the_same_names_are_read_together(tmp_path):
+    for name, colour in {"one": "red", "two": "blue"}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "1.png").write_bytes(coloured(colour))
+        write_jsonl(tmp_path / name / f"{name}.jsonl", [{"id": name, "image": "1.png", "caption": colour}])
+        write_shards(str(tmp_path / name), tmp_path / f"s-{name}", CAPTION, split=name)
+    data = load_data(f"wds:{tmp_path}/s-one/*.tar,{tmp_path}/s-two/*.tar", CAPTION).dataset
+    seen = {row["captions"][0]: open_image(row["image"]).getpixel((0, 0)) for row in data}
+    assert seen == {"red": (255, 0, 0), "blue": (0, 0, 255)}
+
+
+def test_rows_of_alternating_files_name_their_files():
+    """Rows of two tar files that alternate, as after sorting, and more than 65,536 files."""
+    rows = ColumnRows()
+    for number in range(66_000):
+        rows.add("ab"[number % 2], number, caption="x")
+    assert [(rows[place].file, rows[place].line) for place in (0, 65_535, 65_999)] == [
+        ("a", 0), ("b", 65_535), ("b", 65_999),
+    ]  # fmt: skip
+    for number in range(66_000):
+        rows.add(f"{number}.tar", number)
+    assert (rows[-1].file, rows[0].file) == ("65999.tar", "a")
+
+
+def test_tar_files_of_others_are_not_written_over(folder, tmp_path):
+    shards = tmp_path / "s"
+    shards.mkdir()
+    (shards / "train-000000.tar").write_bytes(b"of somebody")
+    with pytest.raises(UserError, match=r"s: has train-000000\.tar already, without .*train\.shards.*another folder"):
+        write_shards(str(folder), shards, VQA, split="train")
+    assert (shards / "train-000000.tar").read_bytes() == b"of somebody"
+    assert write_shards(str(folder), shards, VQA, split="validation")
 
 
 def test_pictures_in_tables_keep_their_fingerprint(tmp_path):

@@ -17,8 +17,9 @@ class ColumnRows(Sequence[RawRow]):
 
     def __init__(self) -> None:
         self._columns: dict[str, list[Any]] = {}
-        self._files: list[str] = []
-        self._file = array("H")
+        self._files: dict[str, int] = {}
+        self._names: list[str] = []
+        self._file = array("I")
         self._number = array("L")
         self._errors: dict[int, str] = {}
 
@@ -50,9 +51,10 @@ class ColumnRows(Sequence[RawRow]):
         self._place(file, number)
 
     def _place(self, file: str, number: int) -> None:
-        if not self._files or self._files[-1] != file:
-            self._files.append(file)
-        self._file.append(len(self._files) - 1)
+        if file not in self._files:
+            self._files[file] = len(self._names)
+            self._names.append(file)
+        self._file.append(self._files[file])
         self._number.append(number)
 
     @property
@@ -71,7 +73,7 @@ class ColumnRows(Sequence[RawRow]):
         if isinstance(index, slice):
             return [self[place] for place in range(*index.indices(len(self)))]
         place = range(len(self))[index]
-        file, number = self._files[self._file[place]], self._number[place]
+        file, number = self._names[self._file[place]], self._number[place]
         if place in self._errors:
             return RawRow(file, number, None, self._errors[place])
         columns = self._columns.items()

@@ -180,6 +180,25 @@ def test_training_on_what_is_scored_is_told(train, scored, wrong):
     assert overlap(("mine", scored), ("mine", scored)) is None
 
 
+def test_splits_of_coco_share_what_they_share():
+    """All ordered pairs, against pictures divided as the releases divide them."""
+    train2014, val2014 = set(range(10)), set(range(10, 22))
+    karpathy = {"karpathy-val": {10, 11, 12}, "karpathy-test": {13, 14, 15}}
+    val2017 = {12, 15, 21}  # some of val2014, from each of its Karpathy parts
+    pictures = {
+        "train": train2014,
+        "val": val2014,
+        "test": set(range(100, 105)),
+        "train2017": (train2014 | val2014) - val2017,
+        "val2017": val2017,
+        "karpathy-train": (train2014 | val2014) - karpathy["karpathy-val"] - karpathy["karpathy-test"],
+        **karpathy,
+    }
+    assert {split.name for split in BENCHMARKS["coco"].splits} == pictures.keys()
+    told = {(a, b): overlap(("coco", a), ("coco", b)) is not None for a in pictures for b in pictures}
+    assert told == {(a, b): bool(pictures[a] & pictures[b]) for a in pictures for b in pictures}
+
+
 def test_big_files_are_walked_in_small_steps(tmp_path, monkeypatch):
     """Every place where a chunk may end, numbers and escapes included."""
     from padapter.data import records

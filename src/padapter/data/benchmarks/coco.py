@@ -8,14 +8,15 @@ from typing import Any
 
 from padapter.data.benchmarks.base import Benchmark, Form, Needed, Pictures, Reading, Split, whole_number
 from padapter.data.benchmarks.coco_images import (
-    ALL_2014,
     IMAGES_PAGE,
     KARPATHY,
-    KARPATHY_PARTS,
+    KARPATHY_CELLS,
     LABELLED,
     LABELLED_FOLDERS,
     TRAIN_2014,
+    TRAIN_2017,
     VAL_2014,
+    VAL_2017,
     coco_id,
     coco_pictures,
     read_karpathy,
@@ -103,7 +104,7 @@ def _karpathy(part: str, rows: int) -> Split:
         Form("official", {"karpathy": KARPATHY}, read_by_karpathy(name)),
         Form("BLIP-style", {"rows": Needed(f"coco_karpathy_{part}.json", BLIP_PAGE)}, read_blip),
     )
-    return Split(name, forms, LABELLED, rows=rows, parts=KARPATHY_PARTS[name])
+    return Split(name, forms, LABELLED, rows=rows, parts=KARPATHY_CELLS[name])
 
 
 COCO = Benchmark(
@@ -114,8 +115,8 @@ COCO = Benchmark(
         _official("train", "captions_train2014.json", 82_783, TRAIN_2014, "train2014"),
         _official("val", "captions_val2014.json", 40_504, VAL_2014, "val2014"),
         _test("test", 40_775, coco_pictures("test2014"), "test2014"),
-        _official("train2017", "captions_train2017.json", 118_287, ALL_2014),
-        _official("val2017", "captions_val2017.json", 5_000, VAL_2014),
+        _official("train2017", "captions_train2017.json", 118_287, TRAIN_2017),
+        _official("val2017", "captions_val2017.json", 5_000, VAL_2017),
         _karpathy("train", 113_287),
         _karpathy("val", 5_000),
         _karpathy("test", 5_000),

@@ -26,10 +26,20 @@ KARPATHY_PARTS = {
     "karpathy-test": frozenset({"test"}),
 }
 
-#: The same for official splits: train2014 is the Karpathy ``train``, val2014 all else; 2017 divides the same anew.
-TRAIN_2014 = frozenset({"train"})
-VAL_2014 = frozenset({"restval", "val", "test"})
-ALL_2014 = TRAIN_2014 | VAL_2014
+
+def _cells(*parts: str, within: tuple[str, ...] = ("train2017", "val2017")) -> frozenset[str]:
+    """Cells of labelled COCO, divided both by Karpathy and in 2017; val2017 has no picture of train2014."""
+    pairs = ((part, year) for part in parts for year in within)
+    return frozenset(f"{part}, {year}" for part, year in pairs if (part, year) != ("train", "val2017"))
+
+
+#: What splits are made of. train2014 is the Karpathy ``train``, val2014 all else; val2017 is 5,000 pictures of val2014,
+#: some of each of its Karpathy parts, and train2017 all others.
+TRAIN_2014 = _cells("train")
+VAL_2014 = _cells("restval", "val", "test")
+TRAIN_2017 = _cells("train", "restval", "val", "test", within=("train2017",))
+VAL_2017 = _cells("restval", "val", "test", within=("val2017",))
+KARPATHY_CELLS = {name: _cells(*sorted(parts)) for name, parts in KARPATHY_PARTS.items()}
 
 
 def coco_id(name: str) -> int | None:

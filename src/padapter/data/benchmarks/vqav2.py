@@ -21,7 +21,7 @@ from padapter.data.benchmarks.base import (
 )
 from padapter.data.benchmarks.coco_images import (
     KARPATHY,
-    KARPATHY_PARTS,
+    KARPATHY_CELLS,
     LABELLED,
     TRAIN_2014,
     VAL_2014,
@@ -197,7 +197,7 @@ def _karpathy(part: str, rows: int, *official: str) -> Split:
         ),
         LABELLED,
         rows=rows,
-        parts=KARPATHY_PARTS[name],
+        parts=KARPATHY_CELLS[name],
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tarfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -189,22 +190,23 @@ def _rows(path: Path, index: Index, given: Sequence[Path | None]) -> ColumnRows:
 
 def _scanned(spec: str, tars: Sequence[Path]) -> Source:
     """Tar files without an index: their headers are walked through."""
-    places: dict[str, Place] = {}
-    samples: list[tuple[int | None, Path, int, dict[str, Any]]] = []
+    found: list[tuple[Path, str, Place, dict[str, Any]]] = []
     for shard, tar in enumerate(tars):
-        number = 0
         for key, members in _samples(tar):
             image = next((member for name, member in members.items() if f".{name}" in IMAGE_SUFFIXES), None)
             texts = {name: member for name, member in members.items() if name in {"json", "txt"}}
             if image is None or not texts:
                 continue
-            record = _record(tar, key, texts)
-            name = str(record.get("image") or f"{tar.name}/{key}")
-            places[name] = replace(image, shard=shard)
-            for row in record["rows"] if isinstance(record.get("rows"), list) else [record]:
-                number += 1
-                values = {field: value for field, value in row.items() if field not in {"n", "image"}}
-                samples.append((row.get("n"), tar, number, {"id": key, **values, "image": name}))
+            found.append((tar, key, replace(image, shard=shard), _record(tar, key, texts)))
+    places: dict[str, Place] = {}
+    numbers: Counter[Path] = Counter()
+    samples: list[tuple[int | None, Path, int, dict[str, Any]]] = []
+    for name, (tar, key, place, record) in zip(_names(found), found, strict=True):
+        places[name] = place
+        for row in record["rows"] if isinstance(record.get("rows"), list) else [record]:
+            numbers[tar] += 1
+            values = {field: value for field, value in row.items() if field not in {"n", "image"}}
+            samples.append((row.get("n"), tar, numbers[tar], {"id": key, **values, "image": name}))
     if not samples:
         raise UserError(f"{spec}: no picture with a .json or .txt of the same name is in these files.")
     if all(order is not None for order, *_ in samples):
@@ -214,6 +216,16 @@ def _scanned(spec: str, tars: Sequence[Path]) -> Source:
         rows.add(str(tar), number, **values)
     note = "no index is beside the tar files: every picture is looked at, and a scoring rule is not known"
     return Source(tars[0].name, "shards", spec, rows, ShardImages(tars, places), unit="row", notes=(note,))
+
+
+def _names(found: Sequence[tuple[Path, str, Place, dict[str, Any]]]) -> list[str]:
+    """One name for each picture: what its record says, or ``TAR/KEY`` where it says nothing or what others say too."""
+    inside = [f"{tar.name}/{key}" for tar, key, _, _ in found]
+    given = [str(record.get("image") or place) for place, (*_, record) in zip(inside, found, strict=True)]
+    times = Counter(given)
+    names = [name if times[name] == 1 else place for name, place in zip(given, inside, strict=True)]
+    # A record may give its picture the very ``TAR/KEY`` of another; those of all are distinct.
+    return names if len(set(names)) == len(names) else inside
 
 
 def _samples(tar: Path) -> list[tuple[str, dict[str, Place]]]:

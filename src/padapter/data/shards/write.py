@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -70,7 +71,7 @@ def write_shards(
         What was written, one for each split.
 
     Raises:
-        UserError: Bad rows, an index that is there already, or the destination cannot be written.
+        UserError: Bad rows, an index or shards of a split that are there already, or the destination cannot be written.
     """
     if megabytes < 1:
         raise UserError(f"--size: a shard has at least 1 megabyte; got {megabytes}.")
@@ -83,6 +84,7 @@ def _write(spec: str, folder: Path, task: DataTask, split: str, megabytes: int, 
     path = index_file(folder, source.split)
     if path.exists():
         raise UserError(f"{path}: exists already; give another folder, or delete it.")
+    _refuse_shards(folder, source.split)
     fields = asked_fields(task.fields) if source.unanswered else task.fields
     report, examples = examine(source, fields, decode=True)
     if report.problems and (not skip_bad_rows or not examples or any(problem.fatal for problem in report.problems)):
@@ -112,6 +114,18 @@ def _write(spec: str, folder: Path, task: DataTask, split: str, megabytes: int, 
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror or error}).") from error
     return Sharded(header, path)
+
+
+def _refuse_shards(folder: Path, split: str) -> None:
+    """Tar files with the names of shards but no index may be anybody's: they are not written over."""
+    shard = re.compile(re.escape(split) + r"-\d{6,}\.tar")
+    there = sorted(path.name for path in folder.iterdir() if shard.fullmatch(path.name)) if folder.is_dir() else []
+    if there:
+        more = f", ... ({len(there)} in all)" if len(there) > 5 else ""
+        raise UserError(
+            f"{folder}: has {', '.join(there[:5])}{more} already, without the index {index_file(folder, split).name}: "
+            "files of somebody else, or of a run that was interrupted. Give another folder, or move or delete them."
+        )
 
 
 def _pack(
