@@ -11,9 +11,9 @@ import pytest
 from typer.testing import CliRunner
 
 import padapter
+from padapter.checkpoints.blip import BlipOptions
 from padapter.cli import app
-from padapter.convert.blip import BlipOptions
-from padapter.converters import CONVERTERS
+from padapter.importers import IMPORTERS
 from padapter.options import DataCheckOptions, DataShardOptions, EvalOptions, PredictOptions, TrainOptions, flag_of
 from padapter.preview import PreviewOptions
 
@@ -24,7 +24,7 @@ COMMANDS = {
     "data check": DataCheckOptions,
     "data shard": DataShardOptions,
     "data preview": PreviewOptions,
-    **{f"data from-{converter.name}": converter.options for converter in CONVERTERS.values()},
+    **{f"data from-{importer.name}": importer.options for importer in IMPORTERS.values()},
     "convert": None,
     "convert blip": BlipOptions,
     "data": None,

@@ -452,7 +452,7 @@ OPENERS = re.compile(
     r"|\bimport (cv2|imageio|skimage|torchvision)|from (cv2|imageio|skimage|torchvision)"
 )
 #: Not a picture: whether files shall be decoded when data are checked.
-CHECKS = {file: ["decode=True"] for file in ("data/shards/write.py", "converters/writing.py")}
+CHECKS = {file: ["decode=True"] for file in ("data/shards/write.py", "importers/writing.py")}
 
 
 def test_one_place_opens_pictures():

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from mplug_official import Sizes, official_state
 
-from padapter.convert.mplug.model import translate
-from padapter.convert.writing import build
+from padapter.checkpoints.mplug.model import translate
+from padapter.checkpoints.writing import build
 from padapter.models.mplug import (
     MPlugConfig,
     MPlugForConditionalGeneration,

@@ -11,7 +11,7 @@ import typer
 
 from padapter.cli.compare import compare_command
 from padapter.cli.convert import convert
-from padapter.cli.data import convert_command, preview_command
+from padapter.cli.data import import_command, preview_command
 from padapter.cli.environment import env_command
 from padapter.cli.flags import command, guarded
 from padapter.cli.handlers import (
@@ -23,7 +23,7 @@ from padapter.cli.handlers import (
     submit_command,
 )
 from padapter.cli.handlers import train_command as train_handler
-from padapter.converters import CONVERTERS
+from padapter.importers import IMPORTERS
 from padapter.options import (
     CompareOptions,
     DataCheckOptions,
@@ -53,8 +53,8 @@ app.command("methods")(guarded(methods_command))
 app.command("env")(guarded(env_command))
 data.command("check")(command(DataCheckOptions, check_command))
 data.command("shard")(command(DataShardOptions, shard_command))
-for converter in CONVERTERS.values():
-    data.command(f"from-{converter.name}")(command(converter.options, convert_command(converter)))
+for importer in IMPORTERS.values():
+    data.command(f"from-{importer.name}")(command(importer.options, import_command(importer)))
 data.command("preview")(command(PreviewOptions, preview_command))
 app.add_typer(data, name="data")
 app.add_typer(convert, name="convert")

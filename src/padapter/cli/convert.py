@@ -7,9 +7,9 @@ from typing import Any
 
 import typer
 
+from padapter.checkpoints import FORMATS, Format
 from padapter.cli.flags import command
 from padapter.cli.handlers import prepare
-from padapter.convert import FORMATS, Format
 
 convert = typer.Typer(
     help="Convert a checkpoint of another project into a model folder that training reads.", no_args_is_help=True

@@ -10,25 +10,25 @@ import typer
 from padapter.cli.handlers import BAD_DATA, prepare
 
 if TYPE_CHECKING:
-    from padapter.converters import Converter
+    from padapter.importers import Importer
     from padapter.preview import PreviewOptions
 
 _PROBLEMS = 10
 
 
-def convert_command(converter: Converter) -> Callable[[Any], None]:
+def import_command(importer: Importer) -> Callable[[Any], None]:
     """The handler of one format: convert, say what was done, and check the result."""
 
     def run(options: Any) -> None:
         prepare(torch_too=False)
-        done = converter.run(options)
+        done = importer.run(options)
         print(done.format())
         print(f"check: {done.report.format(limit=_PROBLEMS)}")
         if not done.report.ok:
             raise typer.Exit(BAD_DATA)
         print(f"look at it: padapter data preview {done.destination} -o preview.html")
 
-    run.__doc__ = converter.read.__doc__
+    run.__doc__ = importer.read.__doc__
     return run
 
 

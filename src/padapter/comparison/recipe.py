@@ -9,9 +9,9 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from padapter.conversion import convert, names_close_to, read_yaml
 from padapter.errors import UserError
 from padapter.options import TrainOptions, split_method
+from padapter.values import convert, names_close_to, read_yaml
 
 KEYS = ("title", "description", "base", "seeds", "benchmarks", "methods", "baseline", "budget", "tune")
 METHOD_KEYS = ("label", "apart", "grid", "size", "benchmarks")

@@ -16,10 +16,10 @@ from padapter.comparison.locks import RunLock
 from padapter.comparison.plan import Job, differing
 from padapter.comparison.records import RunRecord, read_record, write_record
 from padapter.comparison.slots import TRAIN, Running, environments, last_words, start, wait_for_all
-from padapter.conversion import read_yaml
 from padapter.errors import UserError
 from padapter.evaluation.results import write_text
 from padapter.training.run_folder import FREE_ON_RESUME, dump_yaml
+from padapter.values import read_yaml
 
 POLL_SECONDS = 0.2
 

@@ -6,10 +6,10 @@ from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
-from padapter.conversion import convert, names_close_to, read_yaml
 from padapter.errors import UserError
 from padapter.options.fields import flag_of, own_first, refuse, split_method
 from padapter.options.training import TrainOptions
+from padapter.values import convert, names_close_to, read_yaml
 
 T = TypeVar("T")
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass, fields
 
 from PIL import Image
 
-from padapter.conversion import names_close_to
 from padapter.data.augment.base import Chance, Operation
 from padapter.data.augment.geometry import Flip, FlipAll
 from padapter.data.augment.mirror import mirror_word
 from padapter.data.augment.operations import NAMED, NONE, OPERATIONS
 from padapter.errors import UserError
+from padapter.values import names_close_to
 
 
 @dataclass(frozen=True)
