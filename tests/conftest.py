@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import gc
 import os
 from collections.abc import Callable, Iterator
 
@@ -64,6 +65,12 @@ def build_tiny_blip(seed: int = 0) -> BlipForConditionalGeneration:
 @pytest.hookimpl(tryfirst=True)  # before `-m "not slow"` is looked at
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     mark_the_others_slow(items)
+
+
+def pytest_collection_finish() -> None:
+    """Keep the garbage collector, which the trainer calls in every run, from looking through all that is imported."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

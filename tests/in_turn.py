@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 import pytest
@@ -10,23 +11,29 @@ import pytest
 T = TypeVar("T")
 
 
-def chosen(groups: Sequence[Sequence[T]], start: int = 0) -> list[T]:
-    """One of each group: the first of the first, the second of the second and so on, round and round.
+def chosen(groups: Mapping[tuple[str, ...], Sequence[T]], start: int = 0) -> list[T]:
+    """One of each group, going round along every axis of the groups, as in a Latin square.
 
-    With groups of n and at least n of them, everything that stands at any place of a group is chosen at least once.
+    With groups of n, an axis of at least n values meets everything that stands at any place of a group, whatever the
+    values of the other axes.
 
     Args:
-        groups: what to choose from; empty ones are passed over.
+        groups: what to choose from, by the values of the axes.
         start: the place of what is chosen from the first group.
     """
-    return [group[(start + number) % len(group)] for number, group in enumerate(filter(None, groups))]
+    turns: defaultdict[int, dict[str, int]] = defaultdict(dict)
+    kept = []
+    for values, group in groups.items():
+        turn = sum(turns[axis].setdefault(value, len(turns[axis])) for axis, value in enumerate(values))
+        kept.append(group[(start + turn) % len(group)])
+    return kept
 
 
 def mark_the_others_slow(items: Sequence[pytest.Item]) -> None:
     """Mark as slow what the marker ``in_turn`` leaves out of the fast run.
 
     Variants of a test that differ in nothing but the axes that the marker names form a group, and one of each group
-    stays. So every value of every other axis stays, and the named axes take all their values in turn.
+    stays. So every combination of the other axes stays, and the named ones take all their values in turn.
     """
     groups: dict[tuple[str, str], dict[tuple[str, ...], list[pytest.Item]]] = {}
     markers: dict[tuple[str, str], pytest.Mark] = {}
@@ -42,7 +49,7 @@ def mark_the_others_slow(items: Sequence[pytest.Item]) -> None:
         if unknown or not marker.args:
             raise pytest.UsageError(f"{item.nodeid}: in_turn names no parameter: {sorted(unknown)}")
     for test, variants in groups.items():
-        stay = chosen(list(variants.values()), **markers[test].kwargs)
+        stay = chosen(variants, **markers[test].kwargs)
         for group in variants.values():
             for item in group:
                 if item not in stay:

@@ -7,9 +7,13 @@ import pytest
 from in_turn import chosen, mark_the_others_slow
 
 
-def test_places_go_round():
-    assert chosen(["abc", "def", "ghi", "jkl"]) == ["a", "e", "i", "j"]
-    assert chosen(["abc", "", "def"], start=2) == ["c", "d"]
+def test_every_axis_meets_every_place():
+    groups = {(bits, name): [(bits, name, place) for place in range(3)] for bits in "pqr" for name in "uvwx"}
+    kept = chosen(groups, start=1)
+    assert kept[0] == ("p", "u", 1)
+    assert len(kept) == len(groups)
+    assert {(bits, place) for bits, _, place in kept} == {(bits, place) for bits in "pqr" for place in range(3)}
+    assert {(name, place) for _, name, place in kept} == {(name, place) for name in "uvwx" for place in range(3)}
 
 
 class Item:
