@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import copy
+import functools
+import gc
 import os
 from collections.abc import Callable, Iterator
 
+import jinja2
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
@@ -16,6 +19,7 @@ if not torch.cuda.is_available():
 from transformers import BlipConfig, BlipForConditionalGeneration
 
 import padapter.tuners
+from in_turn import mark_the_others_slow
 
 padapter.tuners.register()
 
@@ -56,6 +60,25 @@ def build_tiny_blip(seed: int = 0) -> BlipForConditionalGeneration:
         projection_dim=16,
     )
     return BlipForConditionalGeneration(config).eval()
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m "not slow"` is looked at
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    mark_the_others_slow(items)
+
+
+def pytest_collection_finish() -> None:
+    """Keep the garbage collector, which the trainer calls in every run, from looking through all that is imported."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _templates_are_compiled_once() -> Iterator[None]:
+    """PEFT writes a card beside every adapter, and compiles its template anew: most of the time that saving takes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jinja2.Environment, "compile", functools.cache(jinja2.Environment.compile))
+        yield
 
 
 @pytest.fixture(autouse=True)

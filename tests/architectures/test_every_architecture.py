@@ -81,6 +81,7 @@ def generate(model: nn.Module, inputs: Inputs, **options: Any) -> Any:
 
 @everywhere
 @every_config
+@pytest.mark.in_turn("config", start=0)
 def test_default_targets_are_the_decoder_and_the_fraction_is_small(name, config):
     model = adapted(name, config)
     sites = find_sites(model.base_model.model)
@@ -96,6 +97,7 @@ def test_default_targets_are_the_decoder_and_the_fraction_is_small(name, config)
 
 @everywhere
 @every_config
+@pytest.mark.in_turn("config", start=1)
 def test_every_adapter_parameter_gets_a_gradient_and_nothing_else_does(name, config):
     # A smooth activation: with ReLU a bottleneck of four can be dead for every input.
     model = adapted(name, config, where="all", activation="gelu").train()
@@ -111,6 +113,7 @@ def test_every_adapter_parameter_gets_a_gradient_and_nothing_else_does(name, con
 
 @everywhere
 @every_config
+@pytest.mark.in_turn("config", start=2)
 def test_the_start_and_disabling_give_the_base_model(name, config):
     inputs = MODELS[name].inputs(2)
     with torch.no_grad():
@@ -127,6 +130,7 @@ def test_the_start_and_disabling_give_the_base_model(name, config):
 
 @everywhere
 @every_config
+@pytest.mark.in_turn("config", start=0)
 def test_saved_and_loaded_under_another_name(name, config, tmp_path):
     inputs = MODELS[name].inputs(2)
     model = adapted(name, config, where="all")
@@ -138,6 +142,7 @@ def test_saved_and_loaded_under_another_name(name, config, tmp_path):
 
 @everywhere
 @pytest.mark.parametrize("config", ["projected", "bottleneck form"])
+@pytest.mark.in_turn("config")
 def test_eager_and_sdpa_agree(name, config):
     models = []
     for implementation in ("eager", "sdpa"):
@@ -162,6 +167,7 @@ def test_eager_and_sdpa_agree(name, config):
 @pytest.mark.parametrize("name", GENERATING)
 @pytest.mark.parametrize("config", ["projected", "bottleneck form"])
 @pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.in_turn("config", "beams")
 def test_generation_with_the_cache_equals_without(name, config, beams):
     model, inputs, tolerance = exactly(name, adapted(name, config), MODELS[name].inputs(2))
     cached, plain = (generate(model, inputs, num_beams=beams, use_cache=use) for use in (True, False))
@@ -171,6 +177,7 @@ def test_generation_with_the_cache_equals_without(name, config, beams):
 
 @pytest.mark.parametrize("name", GENERATING)
 @every_config
+@pytest.mark.in_turn("config", start=1)
 def test_no_position_sees_later_ones(name, config):
     model, inputs = adapted(name, config), MODELS[name].inputs(2)
     if name == "paligemma":  # attends to its whole prompt in both directions, by design

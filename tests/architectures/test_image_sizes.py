@@ -98,6 +98,7 @@ def _pad(value: torch.Tensor, shape: list[int]) -> torch.Tensor:
 
 @pytest.mark.parametrize("name", sorted(SAMPLES))
 @pytest.mark.parametrize("config", sorted(CONFIGS))
+@pytest.mark.in_turn("config")
 def test_pictures_of_different_sizes_in_one_batch(name, config):
     architecture, sample = SAMPLES[name]
     model = several(architecture, config)

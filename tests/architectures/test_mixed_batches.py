@@ -38,6 +38,7 @@ def row_of(name: str, inputs: Inputs, row: int, rows: int) -> Inputs:
 
 @pytest.mark.parametrize("name", sorted(MODELS))
 @pytest.mark.parametrize("config", sorted(CONFIGS))
+@pytest.mark.in_turn("config", start=1)
 def test_each_row_through_its_own_adapter(name, config):
     model, inputs, tolerance = exactly(name, several(name, config), MODELS[name].inputs(3))
     with torch.no_grad():
@@ -62,6 +63,7 @@ class PerRow:
 
 @pytest.mark.parametrize("name", GENERATING)
 @pytest.mark.parametrize("config", ["projected", "bottleneck form"])
+@pytest.mark.in_turn("config", start=1)
 def test_with_beams(name, config):
     model, inputs, _ = exactly(name, several(name, config), MODELS[name].inputs(2))
     mixed = generate(PerRow(model, ["one", "two"]), inputs, num_beams=3).sequences

@@ -31,6 +31,7 @@ def gradients(model, inputs):
 @pytest.mark.parametrize("name", ["llama", "blip", "qwen2-vl"])
 @every_config
 @every_offload
+@pytest.mark.in_turn("offload")
 def test_an_offloaded_base_model_trains_its_adapter_as_any_other(name, config, offload, tmp_path):
     plain, inputs = adapted(name, config, where="all"), MODELS[name].inputs(2)
     model = OFFLOADS[offload](base(name), tmp_path)

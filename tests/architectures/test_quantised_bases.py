@@ -107,6 +107,7 @@ def what_it_computes_with(linear: nn.Module) -> torch.Tensor:
 @every_model
 @pytest.mark.parametrize("bits", sorted(BITS))
 @pytest.mark.parametrize("called", [False, True], ids=["fresh", "called"])
+@pytest.mark.in_turn("called")
 def test_the_metric_is_that_of_the_dequantised_projection(name, bits, called, quantised):
     model = quantised(name, bits)
     if called:  # the scales of 8 bits move elsewhere with the first call
@@ -132,6 +133,7 @@ def test_the_metric_is_that_of_the_dequantised_projection(name, bits, called, qu
 @every_model
 @every_width
 @every_config
+@pytest.mark.in_turn("name")
 def test_forward_disabling_and_saving(name, bits, config, quantised, tmp_path):
     base = quantised(name, bits)
     with torch.no_grad():
@@ -178,6 +180,7 @@ def test_the_metric_is_computed_once(quantised, monkeypatch):
 @every_model
 @every_width
 @every_config
+@pytest.mark.in_turn("name", start=1)
 def test_token_by_token_with_the_cache_equals_all_at_once(name, bits, config, quantised):
     """With given tokens: of two near ones, rounding to 8 bits may prefer either."""
     model = adapted(quantised(name, bits), config)
@@ -201,6 +204,7 @@ def test_token_by_token_with_the_cache_equals_all_at_once(name, bits, config, qu
 @every_width
 @every_config
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointing"])
+@pytest.mark.in_turn("name", "checkpointing")
 def test_training(name, bits, config, checkpointing, quantised):
     base = prepare_model_for_kbit_training(quantised(name, bits), use_gradient_checkpointing=checkpointing)
     model = adapted(base, config).train()

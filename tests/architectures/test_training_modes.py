@@ -117,6 +117,7 @@ def checkpointed_cases():
 
 @pytest.mark.parametrize(("name", "config"), list(checkpointed_cases()))
 @both_kinds
+@pytest.mark.in_turn("reentrant")
 def test_gradient_checkpointing_changes_no_number(name, config, reentrant):
     model = prepared(name, config, reentrant, where="all")
     prefix = model.base_model.prefix
@@ -217,6 +218,7 @@ def test_checkpointing_survives_deepcopy_and_unload():
 @pytest.mark.parametrize("name", ["blip", "llava", "qwen2-vl", "t5"])
 @every_config
 @pytest.mark.parametrize("full", [False, True], ids=["autocast", "bfloat16 weights"])
+@pytest.mark.in_turn("config")
 def test_a_step_in_bfloat16(name, config, full):
     inputs = MODELS[name].inputs(2)
     model = base(name)
@@ -250,6 +252,9 @@ def labelled(name):
 
 #: Families whose training step compiles into one graph, adapted as well as not, with the configurations tested.
 COMPILED = {"llama": sorted(CONFIGS), "blip": ["projected"], "vit": ["projected"], "gpt-2": ["projected"]}
+#: Compiling takes seconds: the fast run has every configuration once, one of them with attention by a shim. The next
+#: test compiles a "llama".
+COMPILED_FAST = {("llama", "bottleneck form"), ("llama", "parallel"), ("blip", "projected")}
 #: Families that break the graph by themselves; the adapters do not break it further.
 COMPILED_IN_PARTS = ("llava",)
 
@@ -260,7 +265,14 @@ def compiled(model, **options):
     return torch.compile(model, backend="eager", **options)
 
 
-@pytest.mark.parametrize(("name", "config"), [(name, config) for name in COMPILED for config in COMPILED[name]])
+@pytest.mark.parametrize(
+    ("name", "config"),
+    [
+        pytest.param(name, config, marks=[] if (name, config) in COMPILED_FAST else pytest.mark.slow)
+        for name in COMPILED
+        for config in COMPILED[name]
+    ],
+)
 def test_the_first_compiled_step_is_one_graph_with_the_same_gradients(name, config):
     model, inputs = prepared(name, config), MODELS[name].inputs(2)
     plain = copy.deepcopy(model)
@@ -346,4 +358,7 @@ def two_steps(rank, address):
 
 @pytest.mark.timeout(300)
 def test_two_processes_keep_the_same_adapter(tmp_path):
-    torch.multiprocessing.spawn(two_steps, args=(tmp_path / "address",), nprocs=2)
+    # Processes that are forked import nothing anew. Where there are other devices than the processor, torch has threads
+    # for gradients, which do not survive that.
+    method = "spawn" if torch.accelerator.is_available() else "fork"
+    torch.multiprocessing.start_processes(two_steps, args=(tmp_path / "address",), nprocs=2, start_method=method)

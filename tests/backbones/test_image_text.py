@@ -152,6 +152,7 @@ def test_what_does_not_fit_is_said(load, name):
 
 @pytest.mark.parametrize("method", ["p-adapter", "adapter", "lora", "full"])
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.in_turn("method")
 def test_a_run_from_data_to_score(folders, tmp_path, monkeypatch, name, method):
     if name == "qwen2-vl":
         made = PROCESSORS[name]()

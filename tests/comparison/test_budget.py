@@ -14,6 +14,16 @@ from padapter.methods import METHODS, get_method, peft_methods, trainable_parame
 from padapter.models.shapes_blip import build_config
 
 SKELETONS = skeletons_of(build_config())
+
+
+def of_one_layer():
+    """The same widths, and one layer of each kind: counts grow as they do in the whole model, and are quickly made."""
+    config = build_config()
+    config.text_config.num_hidden_layers = config.vision_config.num_hidden_layers = 1
+    return skeletons_of(config)
+
+
+SMALL = of_one_layer()
 FORMS = {
     "adapter": ("adapter", {}),
     "adapter, pfeiffer": ("adapter", {"location": "pfeiffer", "reduction_factor": "4"}),
@@ -33,12 +43,27 @@ FORMS = {
 LONG = ("oft", "unilora", "fourierft")
 
 
-def sizes(method, values, up_to):
+@pytest.fixture
+def counted(monkeypatch):
+    """Counts, and remembers: searches for several budgets come by the same sizes, and each is a model built anew."""
+    known = {}
+
+    def remembering(method, values, skeletons):
+        key = (method, repr(sorted(values.items())), skeletons)
+        if key not in known:
+            known[key] = count(method, values, skeletons)
+        return known[key]
+
+    monkeypatch.setattr("padapter.comparison.budget.count", remembering)
+    return remembering
+
+
+def sizes(counted, method, values, up_to):
     """Trainable and total parameters of every size that the method takes."""
     found = {}
     for size in range(1, up_to + 1):
         try:
-            found[size] = count(method, get_method(method).sized(values, size, 160), SKELETONS)
+            found[size] = counted(method, get_method(method).sized(values, size, 160), SMALL)
         except UserError:
             continue
     return found
@@ -47,19 +72,19 @@ def sizes(method, values, up_to):
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in FORMS]
 )
-def test_the_chosen_size_is_the_nearest_of_all(name):
+def test_the_chosen_size_is_the_nearest_of_all(name, counted):
     method, values = FORMS[name]
-    every = sizes(method, values, 20 if name in ("oft", "p-adapter, bottleneck") else 9)
+    every = sizes(counted, method, values, 20 if name in ("oft", "p-adapter, bottleneck") else 9)
     assert len(every) > 2
     order = sorted(every)
     middle, following = (every[size] for size in order[len(order) // 2 - 1 : len(order) // 2 + 1])
     step = following.trainable - middle.trainable
     for target in (middle.trainable, middle.trainable + step // 2 + 1, 1):
-        chosen = find_size(method, values, SKELETONS, target_count=target)
+        chosen = find_size(method, values, SMALL, target_count=target)
         best = min(every, key=lambda size: (abs(every[size].trainable - target), size))
         assert (chosen.size, chosen.count) == (best, every[best])
     fraction = 1.003 * middle.fraction
-    options = match(method, values, SKELETONS, target_fraction=fraction)
+    options = match(method, values, SMALL, target_fraction=fraction)
     best = min(every, key=lambda size: (abs(every[size].fraction - fraction), size))
     assert options[get_method(method).size.name] == best
 
@@ -187,7 +212,7 @@ def test_budgets_that_make_no_sense(budget, message):
 
 def test_options_that_fit_no_size_are_reported_as_such():
     with pytest.raises(UserError, match="nothing_like_this"):
-        find_size("lora", {"target_modules": "nothing_like_this"}, SKELETONS, target_count=1000)
+        find_size("lora", {"target_modules": "nothing_like_this"}, SMALL, target_count=1000)
     with pytest.raises(ValueError, match="either"):
         find_size("lora", {}, SKELETONS)
 

@@ -172,17 +172,17 @@ def test_sizes_and_plans_are_printed_without_a_folder(recipe, tmp_path):
 
 
 @pytest.mark.timeout(600)
-def test_a_real_comparison_from_nothing_to_the_report(tmp_path):
+@pytest.mark.parametrize("only", ["lora", pytest.param(None, marks=pytest.mark.slow)], ids=["one", "all"])
+def test_a_real_comparison_from_nothing_to_the_report(tmp_path, only):
     path = tmp_path / "recipe.yaml"
     lines = [line for line in RECIPE.splitlines() if not line.startswith(("  full:", "tune:"))]
     path.write_text("\n".join(lines).replace("seeds: [0, 1]", "seeds: [5]"), encoding="utf-8")
-    done = compare(options(path, tmp_path))
+    done = compare(options(path, tmp_path, only=only))
     assert done.failed == {}
-    assert {(run.method, run.seed, run.steps, len(run.items)) for run in done.results.records} == {
-        ("lora", 5, 2, 8),
-        ("p-adapter", 5, 2, 8),
-    }
-    assert {run.parameters["trainable"] for run in done.results.records} == {20480, 52656}
+    trainable = {"lora": 20480} if only else {"lora": 20480, "p-adapter": 52656}
+    assert {run.method: run.parameters["trainable"] for run in done.results.records} == trainable
+    assert len(done.results.records) == len(trainable)
+    assert {(run.seed, run.steps, len(run.items)) for run in done.results.records} == {(5, 2, 8)}
     assert len({run.rows_digest for run in done.results.records}) == 1
     assert all(run.adapter_bytes > 4 * run.parameters["trainable"] for run in done.results.records)
     assert "vqa" in done.results.base_scores

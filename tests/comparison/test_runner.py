@@ -1,7 +1,7 @@
 import json
+import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -238,23 +238,17 @@ def test_names_and_keys_are_the_jobs_own():
     assert job(stage="tune").name == "tune--vqa--lora--lr-0.01--seed-0"
 
 
-COMPARE = """
-import sys
-sys.path.insert(0, sys.argv[2])
-from test_runner import job, runner, watch
-from pathlib import Path
-runner(Path(sys.argv[1]), 1).execute([job(0, r="77")], watch)
-"""
-
-
 @pytest.mark.parametrize("how", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGKILL])
 def test_a_run_is_never_executed_twice_at_once(tmp_path, how):
     """Asked to end, a comparison ends its runs; killed, it leaves one behind that still holds its lock."""
-    process = subprocess.Popen([sys.executable, "-c", COMPARE, str(tmp_path), str(Path(__file__).parent)])
+    execute = runner(tmp_path, 1).execute
+    process = multiprocessing.get_context("fork").Process(target=execute, args=([job(0, r="77")], watch))
+    process.start()
     run = tmp_path / "runs" / job().name
     wait_for((run / "hanging").exists)
-    process.send_signal(how)
-    assert process.wait(30) != 0
+    os.kill(process.pid, how)
+    process.join(30)
+    assert process.exitcode not in (None, 0)
     lock = RunLock(tmp_path / "runs" / f"{job().name}.lock")
     if how is signal.SIGKILL:
         assert not lock.acquire()

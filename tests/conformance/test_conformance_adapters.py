@@ -117,6 +117,7 @@ def test_mixed_batch_equals_one_by_one(two, fresh_blip, batch, helpers):
 
 
 @pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.in_turn("beams")
 def test_mixed_batch_generates_as_one_by_one(two, batch, beams):
     model = two[0]
     names = ["default", "second"]

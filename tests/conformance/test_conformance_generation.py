@@ -78,6 +78,7 @@ def test_no_token_sees_a_later_one(decoder, image, batch):
 
 
 @pytest.mark.parametrize("beams", [1, 2])
+@pytest.mark.in_turn("beams")
 def test_left_padding_changes_nothing(decoder, image, batch, beams):
     singles = [batch["input_ids"][:1, :6], batch["input_ids"][1:, :3]]
     padded = torch.zeros(2, 6, dtype=torch.long)

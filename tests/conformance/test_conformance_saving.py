@@ -58,6 +58,7 @@ def test_exactly_these_tensors_are_saved(case, adapted, tmp_path):
 
 
 @pytest.mark.parametrize(("name", "low_memory"), [*((name, False) for name in OTHER_NAMES), ("vqa", True)])
+@pytest.mark.in_turn("name", "low_memory")
 def test_peft_round_trip(case, adapted, fresh_blip, batch, helpers, tmp_path, name, low_memory):
     adapted.save_pretrained(tmp_path)
     assert type(PeftConfig.from_pretrained(tmp_path)) is type(case.config())
@@ -67,6 +68,7 @@ def test_peft_round_trip(case, adapted, fresh_blip, batch, helpers, tmp_path, na
 
 
 @pytest.mark.parametrize("name", [None, *OTHER_NAMES])
+@pytest.mark.in_turn("name", start=2)
 def test_transformers_round_trip(adapted, fresh_blip, batch, helpers, tmp_path, name):
     adapted.save_pretrained(tmp_path)
     model = fresh_blip()

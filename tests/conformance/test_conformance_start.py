@@ -121,6 +121,7 @@ def test_deepcopy_is_independent(adapted, batch, helpers):
 
 
 @pytest.mark.parametrize("autocast", [True, False])
+@pytest.mark.in_turn("autocast")
 def test_bfloat16(case, tiny_blip, batch, helpers, autocast):
     tiny_blip.to(torch.bfloat16)
     batch = batch | {"pixel_values": batch["pixel_values"].bfloat16()}

@@ -137,6 +137,7 @@ def test_under_accelerate_hooks(tiny_blip):
         assert torch.equal(model.unload()(**batch).logits, before)
 
 
+@pytest.mark.slow  # tests/architectures/test_fresh_process.py asks the same of every shim, in one process
 def test_fresh_process(tiny_blip, tmp_path):
     batch = {"pixel_values": torch.randn(1, 3, 32, 32), "input_ids": torch.randint(3, 40, (1, 5))}
     tiny_blip.save_pretrained(tmp_path / "base")

@@ -105,7 +105,7 @@ def true_answer(question: str, scene: Scene) -> str:
     raise AssertionError(f"nobody can read {question!r}")
 
 
-def test_answers_are_true():
+def test_answers_are_true(without_pictures):
     kinds = Counter()
     for index, row in enumerate(load_world("new-questions", "vqa", "test", 800)):
         scene, _ = scene_of(DOMAINS["new-questions"], "test", index)

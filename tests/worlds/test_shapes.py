@@ -119,7 +119,7 @@ def true_answer(question: str, scene: Scene, domain: str) -> str | None:
 
 
 @pytest.mark.parametrize("domain", ["source", "new-pictures"])
-def test_answers_are_true(domain):
+def test_answers_are_true(domain, without_pictures):
     dataset = load_world(domain, "vqa", "test", 400)
     for index, row in enumerate(dataset):
         scene, _ = scene_of(DOMAINS[domain], "test", index)
@@ -187,7 +187,7 @@ def test_every_fact_can_be_asked_and_answered_in_its_dialect(domain, index):
     assert fact.answer_type in ("yes/no", "number", "other")
 
 
-def test_domains_differ_where_they_say():
+def test_domains_differ_where_they_say(without_pictures):
     assert set(DOMAINS["new-questions"].kinds) - set(SOURCE.kinds) == {"total", "more", "same", "half", "extreme"}
     assert all(kind in ASK for domain in DOMAINS.values() for kind in domain.kinds)
     assert DOMAINS["new-questions"].look == SOURCE.look
@@ -197,12 +197,12 @@ def test_domains_differ_where_they_say():
     assert not old & new
 
 
-def test_yes_and_no_are_about_equally_frequent():
+def test_yes_and_no_are_about_equally_frequent(without_pictures):
     counts = Counter(majority(r["answers"]) for r in load_world("source", "vqa", "test", 1500))
     assert 0.4 < counts["yes"] / (counts["yes"] + counts["no"]) < 0.6
 
 
-def test_annotators_mostly_agree():
+def test_annotators_mostly_agree(without_pictures):
     rows = load_world("source", "vqa", "train", 300)
     dissent = [10 - Counter(r["answers"]).most_common(1)[0][1] for r in rows]
     assert {0, 1, 2} == set(dissent)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import platform
@@ -36,10 +37,15 @@ def package_versions(names: Iterable[str]) -> dict[str, str]:
     versions = {}
     for name in names:
         try:
-            versions[name] = metadata.version(name)
+            versions[name] = _version(name)
         except metadata.PackageNotFoundError:
             versions[name] = "not installed as a package"
     return versions
+
+
+@functools.cache  # reading a package's metadata is slow, and a run asks for thirty
+def _version(name: str) -> str:
+    return metadata.version(name)
 
 
 def peak_memory() -> dict[str, int]:
