@@ -10,6 +10,7 @@ import subprocess
 import sys
 import traceback
 from contextlib import redirect_stdout
+from dataclasses import replace
 from datetime import timedelta
 from io import StringIO
 
@@ -112,6 +113,28 @@ def test_two_answer_as_one(two, backbone, rows, tmp_path):
     assert two(work) == [[3, 3], [3, 1]]  # 10 rows in batches of 3
     assert (tmp_path / "two.jsonl").read_bytes() == (tmp_path / "one.jsonl").read_bytes()
     assert not list(tmp_path.glob("*.partial*"))
+
+
+@pytest.mark.parametrize("count", [9, 2, 1])
+def test_any_number_of_rows(two, backbone, data, tmp_path, count):
+    """An odd number of batches, fewer of them than processes, and a single row: none is padded, none is dropped."""
+    some = load_data(data["vqa"], VQA, split="test", limit=count)
+    how = replace(ASKING, batch_size=1 if count == 9 else 2)
+    common = {"candidates": WORDS, "quiet": True}
+    whole = evaluate(backbone, VQA, some, how, output=tmp_path / "one.jsonl", **common)
+
+    def work(index):
+        spy = Spy(backbone)
+        result = evaluate(spy, VQA, some, how, output=tmp_path / "two.jsonl", **common)
+        assert result.predictions == whole.predictions
+        assert result.metrics == whole.metrics
+        return spy.asked
+
+    assert two(work) == {9: [[1] * 5, [1] * 4], 2: [[2], []], 1: [[1], []]}[count]
+    assert (tmp_path / "two.jsonl").read_bytes() == (tmp_path / "one.jsonl").read_bytes()
+    ids = [json.loads(line)["id"] for line in (tmp_path / "two.jsonl").read_text().splitlines()]
+    assert ids == some.dataset["id"][:]
+    assert len(ids) == count
 
 
 def test_a_lost_process_is_noticed_and_nothing_answered_is_lost(two, backbone, rows, tmp_path):
