@@ -44,7 +44,8 @@ def answer_rows(
     With ``output`` answers are written as they come (see :mod:`padapter.evaluation.journal`), and rows that an
     interrupted call with the same ``output`` has answered are not asked again. Batches are the same for any number of
     processes and after any interruption, so the result is too. When ``output`` itself is
-    written, :func:`padapter.evaluation.journal.remove_partials` ends it.
+    written, and everything else that is made of the answers, :func:`padapter.evaluation.journal.remove_partials` ends
+    it.
 
     Args:
         backbone: the model that answers.

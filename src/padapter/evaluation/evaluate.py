@@ -7,7 +7,7 @@ import json
 import sys
 import time
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -74,6 +74,7 @@ def evaluate(
     candidates: Sequence[str] | None = None,
     output: Path | None = None,
     overwrite: bool = False,
+    deliver: Callable[[Evaluation, Iterable[dict[str, Any]]], None] | None = None,
     title: str = "scoring",
     quiet: bool = False,
 ) -> Evaluation:
@@ -94,6 +95,9 @@ def evaluate(
             there, to ``output`` in the rows' order together with the references, the score of each and its rule.
             What an interrupted call has left there is gone on from.
         overwrite: drop what is there if another model, other data or other options gave it.
+        deliver: writes ``output``, whose lines it is given, and what else belongs to it; called in the main process.
+            The answers on their way are deleted only when it returns: whatever ends it in the middle, the same call
+            again asks for nothing. ``None`` writes ``output`` alone.
         title: stands beside the progress bar.
         quiet: no progress bar.
 
@@ -118,23 +122,30 @@ def evaluate(
         quiet=quiet,
     )
 
-    def score() -> Scores:
-        scores = task.score(predictions, data.dataset)
-        if output is not None:
-            write_jsonl(output, _full_lines(predictions, data.dataset, scores))
-            remove_partials(output)
-        return scores
+    def evaluation(scores: Scores, seconds: float) -> Evaluation:
+        return Evaluation(
+            metrics=dict(scores.metrics),
+            rule=scores.rule,
+            rows=len(predictions),
+            seconds=seconds,
+            predictions=predictions,
+            per_item=dict(scores.per_item),
+            details=dict(scores.details),
+        )
 
-    scores = processes.on_main(score)
-    return Evaluation(
-        metrics=dict(scores.metrics),
-        rule=scores.rule,
-        rows=len(predictions),
-        seconds=time.perf_counter() - start,
-        predictions=predictions,
-        per_item=dict(scores.per_item),
-        details=dict(scores.details),
-    )
+    def score() -> tuple[Scores, float]:
+        scores = task.score(predictions, data.dataset)
+        seconds = time.perf_counter() - start
+        if output is not None:
+            lines = _full_lines(predictions, data.dataset, scores)
+            if deliver is None:
+                write_jsonl(output, lines)
+            else:
+                deliver(evaluation(scores, seconds), lines)
+            remove_partials(output)
+        return scores, seconds
+
+    return evaluation(*processes.on_main(score))
 
 
 def evaluate_source(options: EvalOptions) -> dict[str, Any]:
@@ -168,6 +179,30 @@ def _evaluate_into(folder: Path | None, options: EvalOptions) -> dict[str, Any]:
     if source.asking.inference == "rank" and candidates is None and source.task.default_inference == "rank":
         # Such a task has a closed set of labels. The answers of an open task would be given away by the same line.
         candidates = source.task.candidates(data.dataset)
+
+    reports: list[dict[str, Any]] = []  # the one that was written
+
+    def report(result: Evaluation) -> dict[str, Any]:
+        return {
+            "task": source.task.name,
+            "primary_metric": source.task.primary_metric,
+            "scores": result.summary(),
+            "source": source.describe(),
+            "asking": asdict(source.asking),
+            "preprocessing": source.backbone.preprocessing(),
+            "data": describe_data(data),
+            "memory": peak_memory(),
+            "provenance": provenance(),
+        }
+
+    def deliver(result: Evaluation, lines: Iterable[dict[str, Any]]) -> None:
+        if folder is not None and answers is not None:
+            # Scores never stand beside answers that they do not belong to.
+            (folder / "metrics.json").unlink(missing_ok=True)
+            write_jsonl(answers, lines)
+            reports.append(report(result))
+            write_json(folder / "metrics.json", reports[0])
+
     result = evaluate(
         source.backbone,
         source.task,
@@ -176,22 +211,10 @@ def _evaluate_into(folder: Path | None, options: EvalOptions) -> dict[str, Any]:
         candidates=candidates,
         output=answers,
         overwrite=options.overwrite,
+        deliver=deliver,
         quiet=options.quiet,
     )
-    report = {
-        "task": source.task.name,
-        "primary_metric": source.task.primary_metric,
-        "scores": result.summary(),
-        "source": source.describe(),
-        "asking": asdict(source.asking),
-        "preprocessing": source.backbone.preprocessing(),
-        "data": describe_data(data),
-        "memory": peak_memory(),
-        "provenance": provenance(),
-    }
-    if folder is not None and join_processes().main:
-        write_json(folder / "metrics.json", report)
-    return report
+    return reports[0] if reports else report(result)
 
 
 def _warn_of_overlap(run: Path, data: LoadedData) -> None:

@@ -6,7 +6,7 @@ import shutil
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ from padapter.evaluation.evaluate import Evaluation, describe_data, evaluate
 from padapter.evaluation.files import output_problems
 from padapter.evaluation.predict import Asking, resolve_asking, with_prompt
 from padapter.evaluation.processes import refuse_several
-from padapter.evaluation.results import peak_memory, provenance, write_json, write_text
+from padapter.evaluation.results import peak_memory, provenance, write_json, write_jsonl, write_text
 from padapter.evaluation.scoring import with_scoring
 from padapter.evaluation.source import place, weights_folder
 from padapter.methods import Method, get_method
@@ -111,6 +111,7 @@ class _Run:
     def go(self) -> TrainReport:
         done = self.folder.read_metrics() if self.options.resume else {}
         if done.get("status") == "finished":
+            self.folder.remove_left_over()
             return TrainReport(self.folder.path, done)
         train_data, eval_data = self._load_data()
         checkpoint = self.folder.last_checkpoint() if self.options.resume else None
@@ -140,8 +141,16 @@ class _Run:
             backbone.cache_features(cache_folder(), precision=self.options.precision, training=True)
         training = self._train(backbone, train_data, eval_data, candidates, checkpoint)
         self._save_weights(backbone)
-        after = self._score(backbone, eval_data, candidates, self.folder.predictions, "scoring the adapted model")
-        return self._finish(backbone, training, after)
+
+        def finish(after: Evaluation | None) -> None:
+            self._finish(training, after)
+
+        if eval_data is None:
+            finish(None)
+        title = "scoring the adapted model"
+        self._score(backbone, eval_data, candidates, self.folder.predictions, title, then=finish)
+        self.folder.remove_left_over()
+        return TrainReport(self.folder.path, self.folder.read_metrics())
 
     def _load_data(self) -> tuple[LoadedData, LoadedData | None]:
         options = self.options
@@ -207,9 +216,17 @@ class _Run:
         output: Path | None,
         title: str,
         quiet: bool = False,
+        then: Callable[[Evaluation], None] | None = None,
     ) -> Evaluation | None:
+        """Score; ``then`` puts the scores where they stay, before the answers on their way to ``output`` are deleted."""
         if data is None:
             return None
+
+        def deliver(result: Evaluation, lines: Iterable[dict[str, Any]]) -> None:
+            if output is not None and then is not None:
+                write_jsonl(output, lines)
+                then(result)
+
         return evaluate(
             backbone,
             self.task,
@@ -219,6 +236,7 @@ class _Run:
             output=output,
             # A run that continues may have reached other weights; what stands in its own folder need not be asked for.
             overwrite=True,
+            deliver=deliver,
             title=title,
             quiet=quiet or self.options.quiet,
         )
@@ -227,9 +245,12 @@ class _Run:
         known = self.folder.read_metrics().get("scores", {}).get("before")
         if not self.options.score_base or data is None or known is not None:
             return
+
+        def keep(before: Evaluation) -> None:
+            self.folder.add_metrics(scores={"before": before.summary(), "after": None})
+
         title = "scoring the unadapted model"
-        before = self._score(backbone, data, candidates, self.folder.base_predictions, title)
-        self.folder.add_metrics(scores={"before": before.summary() if before else None, "after": None})
+        self._score(backbone, data, candidates, self.folder.base_predictions, title, then=keep)
 
     def _adapt(self, backbone: Backbone, checkpoint: Path | None) -> None:
         # Initial weights must not depend on what ran before, such as scoring the base.
@@ -349,18 +370,19 @@ class _Run:
         shutil.rmtree(final, ignore_errors=True)
         partial.replace(final)
 
-    def _finish(self, backbone: Backbone, training: dict[str, Any], after: Evaluation | None) -> TrainReport:
+    def _finish(self, training: dict[str, Any], after: Evaluation | None) -> None:
         before = self.folder.read_metrics().get("scores", {}).get("before")
-        metrics = self.folder.add_metrics(
-            status="finished",
-            scores={"before": before, "after": after.summary() if after is not None else None},
-            training=training,
-            memory=peak_memory(),
-            provenance=provenance(),
-            finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        )
-        write_text(self.folder.card, model_card(metrics, self.method))
-        return TrainReport(self.folder.path, metrics)
+        last = {
+            "status": "finished",
+            "scores": {"before": before, "after": after.summary() if after is not None else None},
+            "training": training,
+            "memory": peak_memory(),
+            "provenance": provenance(),
+            "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        }
+        # "finished" comes last: a run that says so has everything.
+        write_text(self.folder.card, model_card({**self.folder.read_metrics(), **last}, self.method))
+        self.folder.add_metrics(**last)
 
 
 def _rhythm(what: str, every: str) -> dict[str, Any]:

@@ -109,13 +109,17 @@ class RunFolder:
             if not any(self.path.iterdir()):
                 self.path.rmdir()
 
+    def remove_left_over(self) -> None:
+        """Delete answers on their way, when the scores that they gave are written."""
+        for output in (self.predictions, self.base_predictions):
+            remove_partials(output)
+
     def _remove_own(self) -> None:
         for name in OWN_FOLDERS:
             shutil.rmtree(self.path / name, ignore_errors=True)
         for name in OWN_FILES:
             (self.path / name).unlink(missing_ok=True)
-        for output in (self.predictions, self.base_predictions):
-            remove_partials(output)
+        self.remove_left_over()
 
     def last_checkpoint(self) -> Path | None:
         """The latest complete checkpoint."""
