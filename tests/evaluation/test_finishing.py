@@ -149,17 +149,17 @@ def test_a_run_is_killed_between_its_answers_and_its_scores(options, data, asked
     """`metrics.json` is written several times; the last one is meant."""
     from padapter.training.run_folder import RunFolder
 
-    original = RunFolder.add_metrics
+    original = RunFolder._add
 
-    def dies(self, **entries):
+    def dies(self, entries):
         if entries.get("status") == "finished":
             raise KilledError
-        return original(self, **entries)
+        return original(self, entries)
 
     settings = {"eval": data["vqa"], "max_steps": 1, "eval_batch_size": 4, "save_every": "1", "score_base": False}
-    monkeypatch.setattr(RunFolder, "add_metrics", dies)
+    monkeypatch.setattr(RunFolder, "_add", dies)
     with pytest.raises(KilledError):
         train(options(**settings))
-    monkeypatch.setattr(RunFolder, "add_metrics", original)
+    monkeypatch.setattr(RunFolder, "_add", original)
     assert train(options(**settings, resume=True)).metrics["scores"]["after"]["rows"] == 10
     assert len(asked) == 10

@@ -3,31 +3,26 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
-import socket
 import subprocess
 import sys
-import traceback
 from contextlib import redirect_stdout
 from dataclasses import replace
-from datetime import timedelta
 from io import StringIO
 
 import pytest
 import torch
-from torch import distributed
+from two_processes import LOOPBACK
 
 from padapter.backbones import load_backbone
 from padapter.data import load_data
 from padapter.errors import UserError
 from padapter.evaluation import evaluate, evaluate_source, predict_source, resolve_asking
-from padapter.evaluation.processes import join_processes, local_device
+from padapter.evaluation.processes import join_processes, local_device, refuse_several
 from padapter.options import EvalOptions, InferenceOptions, PredictOptions
 from padapter.tasks import get_task
 
 VQA = get_task("vqa")
-LOOPBACK = next((name for _, name in socket.if_nameindex() if name in ("lo", "lo0")), "lo")
 ASKING = resolve_asking(VQA, InferenceOptions(inference="rank", eval_batch_size=3))
 WORDS = ["red", "blue", "two", "green"]
 
@@ -56,45 +51,6 @@ def rows(data):
 @pytest.fixture
 def backbone(model):
     return load_backbone(model)
-
-
-@pytest.fixture
-def two(tmp_path):
-    """Runs a function in two connected processes; what each returned, or ``None`` for one that ended itself.
-
-    They are forked, which takes no time, and meet at a file, which cannot be taken by anybody else.
-    """
-    calls = []
-
-    def child(work, index, folder):
-        try:
-            torch.set_num_threads(1)
-            os.environ.update(GLOO_SOCKET_IFNAME=LOOPBACK, WORLD_SIZE="2", RANK=str(index), LOCAL_RANK=str(index))
-            distributed.init_process_group(
-                "gloo", init_method=f"file://{folder}/store", rank=index, world_size=2, timeout=timedelta(seconds=60)
-            )
-            (folder / f"{index}.json").write_text(json.dumps(work(index)))
-        except BaseException:
-            (folder / f"{index}.txt").write_text(traceback.format_exc())
-        os._exit(0)  # see leave_processes
-
-    def run(work):
-        folder = tmp_path / f"call-{len(calls)}"
-        folder.mkdir()
-        calls.append(folder)
-        fork = multiprocessing.get_context("fork")
-        children = [fork.Process(target=child, args=(work, index, folder)) for index in range(2)]
-        for process in children:
-            process.start()
-        for process in children:
-            process.join(timeout=120)
-            assert process.exitcode is not None, "a process waits for ever"
-        for problem in folder.glob("*.txt"):
-            raise AssertionError(problem.read_text())
-        results = [folder / f"{index}.json" for index in range(2)]
-        return [json.loads(path.read_text()) if path.exists() else None for path in results]
-
-    return run
 
 
 def test_two_answer_as_one(two, backbone, rows, tmp_path):
@@ -270,6 +226,13 @@ def test_others_that_cannot_be_found(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UserError, match="WORLD_SIZE is 2, but the other processes cannot be found"):
         join_processes()
+
+
+def test_a_comparison_starts_its_own(monkeypatch):
+    refuse_several("padapter compare")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match=r"starts processes of its own \(see --jobs\): give the command"):
+        refuse_several("padapter compare")
 
 
 TORCHRUN = (

@@ -32,9 +32,12 @@ e.g. --method oft:oft_block_size=32. They need --learning-rate."""
 def train_command(options: TrainOptions) -> None:
     """Adapt a model to a task and score it before and after."""
     prepare()
+    from padapter.evaluation.processes import join_processes
     from padapter.training import train
 
     report = train(options)
+    if not join_processes().main:
+        return
     scores = report.metrics.get("scores") or {}
     _print_scores(report.metrics, scores.get("after"), scores.get("before"), compare=True)
     _print_notes(report.metrics)

@@ -124,7 +124,7 @@ class TrainOptions(InferenceOptions):
     seed: int = option(42, help="Seed of initialisation, order and dropout.")
     epochs: float | None = option(None, help="Passes over the training data. (default: 1 unless --max-steps)")
     max_steps: int | None = option(None, help="Optimizer steps, instead of --epochs.")
-    batch_size: int = option(8, help="Rows per forward pass.")
+    batch_size: int = option(8, help="Rows per forward pass, in all processes together.")
     gradient_accumulation: int = option(1, help="Forward passes per optimizer step.")
     learning_rate: float | None = option(None, help="Peak learning rate. (default: the method's own)")
     lr_scheduler: str = option(
