@@ -188,7 +188,7 @@ def test_only_the_first_process_writes_and_prints(two, model, data, tmp_path, mo
 
         if index:
             for name in ("write_json", "write_jsonl"):
-                monkeypatch.setattr(sys.modules["padapter.evaluation.evaluate"], name, None)
+                monkeypatch.setattr(sys.modules["padapter.evaluation.evaluating"], name, None)
         with redirect_stdout(StringIO()) as printed:
             predict_command(PredictOptions(**common))
             predict_command(PredictOptions(**common, output=str(tmp_path / "two.jsonl")))

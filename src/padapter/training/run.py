@@ -19,7 +19,7 @@ from padapter.cache import cache_folder
 from padapter.data import LoadedData, load_data, overlap
 from padapter.data.augment import parse_augmentation
 from padapter.errors import UserError
-from padapter.evaluation.evaluate import Evaluation, describe_data, evaluate
+from padapter.evaluation.evaluating import Evaluation, describe_data, evaluate
 from padapter.evaluation.files import output_problems
 from padapter.evaluation.predict import Asking, resolve_asking, with_prompt
 from padapter.evaluation.processes import Processes, join_processes
