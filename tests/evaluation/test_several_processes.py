@@ -197,7 +197,9 @@ def test_only_the_first_process_writes_and_prints(two, model, data, tmp_path, mo
         return lines, printed.getvalue()[len(lines) :]
 
     (lines, table), other = two(work)
-    assert lines == shown.getvalue() == (tmp_path / "two.jsonl").read_text()
+    answers = (tmp_path / "two.jsonl").read_text()
+    assert answers == shown.getvalue()
+    assert lines == answers + f"{tmp_path / 'two.jsonl'}: 10 answers, one per line\n"
     assert "accuracy" in table
     assert other == ["", ""]
     assert sorted(path.name for path in (tmp_path / "two").iterdir()) == ["metrics.json", "predictions.jsonl"]

@@ -75,7 +75,7 @@ def predict_command(options: PredictOptions) -> None:
 
     answers = predict_source(options, questions=questions)
     if options.output is not None and join_processes().main:
-        print(f"{options.output}: {len(answers)} rows answered")
+        print(f"{options.output}: {len(answers)} answers, one per line")
 
 
 def submit_command(options: SubmitOptions) -> None:
