@@ -124,6 +124,7 @@ def shard_command(options: DataShardOptions) -> None:
         split=options.split,
         megabytes=options.size,
         skip_bad_rows=options.skip_bad_rows,
+        overwrite=options.overwrite,
     ):
         print(written.format())
 
