@@ -269,8 +269,7 @@ def test_a_launcher_starts_them_again(tmp_path):
     assert done.stdout.splitlines().count("1 [0, 1]") == 2
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
+LAUNCHERS = pytest.mark.parametrize(
     "launcher",
     [
         TORCHRUN,
@@ -279,6 +278,10 @@ def test_a_launcher_starts_them_again(tmp_path):
     ],
     ids=["torchrun", "accelerate"],
 )  # fmt: skip
+
+
+@pytest.mark.slow
+@LAUNCHERS
 def test_launched(launcher, tmp_path):
     """The built-in model, as a user starts it."""
     words = ["eval", "--model", "shapes-blip", "--task", "vqa", "--data", "shapes:source:test:48", "--device", "cpu"]
@@ -294,3 +297,23 @@ def test_launched(launcher, tmp_path):
     ).read_bytes()
     assert len((tmp_path / "two" / "predictions.jsonl").read_text().splitlines()) == 48
     assert sorted(path.name for path in (tmp_path / "two").iterdir()) == ["metrics.json", "predictions.jsonl"]
+
+
+@pytest.mark.slow
+@LAUNCHERS
+def test_training_launched(launcher, tmp_path):
+    """One run folder, and the run that one process makes."""
+    words = ["train", "--task", "vqa", "--model", "shapes-blip", "--train", "shapes:new-questions:train:16"]
+    words += ["--eval", "shapes:new-questions:test:8", "--eval-split", "test", "--max-steps", "2", "--device", "cpu"]
+    words += ["--save-every", "1", "--no-score-base", "--quiet", "--output"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": LOOPBACK}
+    for name, before in (("one", ()), ("two", launcher)):
+        command = [sys.executable, *before, "-m", "padapter", *words, str(tmp_path / name)]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=280)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("results in") == 1
+    one, two = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("one", "two"))
+    assert two["training"]["processes"] == 2
+    assert one["training"]["last_loss"] == pytest.approx(two["training"]["last_loss"], rel=1e-4)
+    assert one["scores"]["after"]["metrics"] == two["scores"]["after"]["metrics"]
+    assert not list((tmp_path / "two").glob("*.partial*"))
