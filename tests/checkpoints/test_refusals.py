@@ -290,7 +290,7 @@ def test_existing_folders(convert, tmp_path):
     out.mkdir()
     convert(official("captioning"))  # an empty folder is as good as none
     assert (out / "config.json").is_file()
-    with pytest.raises(UserError, match=r"OUT: .* is not empty; choose another folder, or --overwrite"):
+    with pytest.raises(UserError, match=r"DST: .* is not empty; choose another folder, or --overwrite"):
         convert(official("captioning"))
     (out / "stale.bin").write_text("")
     convert(official("captioning"), overwrite=True)
@@ -316,7 +316,7 @@ def test_formats_and_the_command(tmp_path):
     assert "positions interpolated from 3 x 3 to 4 x 4 patches" in shown.stdout
     again = CliRunner().invoke(app, ["convert", "blip", file, str(out), "--vocab", words])
     assert again.exit_code == 2
-    assert "error: OUT:" in again.stderr
+    assert "error: DST:" in again.stderr
     assert CliRunner().invoke(app, ["convert", "blip"]).exit_code == 2
     for bad, message in ((("--image-size", "0"), "at least 1"), (("--arrangement", "itm"), "not one of caption, vqa")):
         shown = CliRunner().invoke(app, ["convert", "blip", file, "x", *bad])

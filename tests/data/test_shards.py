@@ -201,6 +201,25 @@ def test_rows_of_alternating_files_name_their_files():
     assert (rows[-1].file, rows[0].file) == ("65999.tar", "a")
 
 
+def test_a_split_is_packed_anew(folder, tmp_path, monkeypatch):
+    """Out of the old shards themselves, too; the other split stays."""
+    shards = tmp_path / "shards"
+    with monkeypatch.context() as small:
+        small.setattr("padapter.data.shards.write.MEGABYTE", 250_000)
+        write_shards(str(folder), shards, VQA, megabytes=1)
+    whole = load_data(str(folder), VQA, split="train")
+    other = {path.name: path.read_bytes() for path in shards.glob("validation*")}
+    before = sorted(path.name for path in shards.glob("train*"))
+    (written,) = write_shards(str(shards), shards, VQA, split="train", overwrite=True)
+    assert len(before) > 2  # two shards or more, and the index
+    assert sorted(path.name for path in shards.iterdir()) == sorted([*other, "train-000000.tar", written.index.name])
+    same(load_data(str(shards), VQA, split="train"), whole)
+    assert other == {path.name: path.read_bytes() for path in shards.glob("validation*")}
+    (shards / "train-000007.tar").write_bytes(b"of somebody else")
+    with pytest.raises(UserError, match=r"has train-000007\.tar already, without the index"):
+        write_shards(str(folder), shards, VQA, split="train", overwrite=True)
+
+
 def test_tar_files_of_others_are_not_written_over(folder, tmp_path):
     shards = tmp_path / "s"
     shards.mkdir()

@@ -66,9 +66,3 @@ def test_what_is_missing_for_scoring_is_named_before_anything_is_done(monkeypatc
     for options in (training(), PredictOptions(run="r", data="d")):
         with_scoring(CAPTION, options)
     with_scoring(VQA, scoring())
-
-
-@pytest.mark.parametrize("given", [{"rule": "vizwiz-released"}, {"meteor": True}, {"meteor": False}])
-def test_predict_scores_nothing(given):
-    with pytest.raises(UserError, match=f"^--{next(iter(given))}: `predict` scores nothing"):
-        PredictOptions(run="r", data="d", **given)

@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
-import socket
 import subprocess
 import sys
-import traceback
 from contextlib import redirect_stdout
-from datetime import timedelta
+from dataclasses import replace
 from io import StringIO
 
 import pytest
 import torch
-from torch import distributed
+from two_processes import LOOPBACK
 
 from padapter.backbones import load_backbone
 from padapter.data import load_data
 from padapter.errors import UserError
 from padapter.evaluation import evaluate, evaluate_source, predict_source, resolve_asking
-from padapter.evaluation.processes import join_processes, local_device
+from padapter.evaluation.processes import join_processes, local_device, refuse_several
 from padapter.options import EvalOptions, InferenceOptions, PredictOptions
 from padapter.tasks import get_task
 
 VQA = get_task("vqa")
-LOOPBACK = next((name for _, name in socket.if_nameindex() if name in ("lo", "lo0")), "lo")
 ASKING = resolve_asking(VQA, InferenceOptions(inference="rank", eval_batch_size=3))
 WORDS = ["red", "blue", "two", "green"]
 
@@ -57,45 +53,6 @@ def backbone(model):
     return load_backbone(model)
 
 
-@pytest.fixture
-def two(tmp_path):
-    """Runs a function in two connected processes; what each returned, or ``None`` for one that ended itself.
-
-    They are forked, which takes no time, and meet at a file, which cannot be taken by anybody else.
-    """
-    calls = []
-
-    def child(work, index, folder):
-        try:
-            torch.set_num_threads(1)
-            os.environ.update(GLOO_SOCKET_IFNAME=LOOPBACK, WORLD_SIZE="2", RANK=str(index), LOCAL_RANK=str(index))
-            distributed.init_process_group(
-                "gloo", init_method=f"file://{folder}/store", rank=index, world_size=2, timeout=timedelta(seconds=60)
-            )
-            (folder / f"{index}.json").write_text(json.dumps(work(index)))
-        except BaseException:
-            (folder / f"{index}.txt").write_text(traceback.format_exc())
-        os._exit(0)  # see leave_processes
-
-    def run(work):
-        folder = tmp_path / f"call-{len(calls)}"
-        folder.mkdir()
-        calls.append(folder)
-        fork = multiprocessing.get_context("fork")
-        children = [fork.Process(target=child, args=(work, index, folder)) for index in range(2)]
-        for process in children:
-            process.start()
-        for process in children:
-            process.join(timeout=120)
-            assert process.exitcode is not None, "a process waits for ever"
-        for problem in folder.glob("*.txt"):
-            raise AssertionError(problem.read_text())
-        results = [folder / f"{index}.json" for index in range(2)]
-        return [json.loads(path.read_text()) if path.exists() else None for path in results]
-
-    return run
-
-
 def test_two_answer_as_one(two, backbone, rows, tmp_path):
     """Also without a file, as scores during training are made."""
     whole = evaluate(backbone, VQA, rows, ASKING, candidates=WORDS, output=tmp_path / "one.jsonl", quiet=True)
@@ -112,6 +69,28 @@ def test_two_answer_as_one(two, backbone, rows, tmp_path):
     assert two(work) == [[3, 3], [3, 1]]  # 10 rows in batches of 3
     assert (tmp_path / "two.jsonl").read_bytes() == (tmp_path / "one.jsonl").read_bytes()
     assert not list(tmp_path.glob("*.partial*"))
+
+
+@pytest.mark.parametrize("count", [9, 2, 1])
+def test_any_number_of_rows(two, backbone, data, tmp_path, count):
+    """An odd number of batches, fewer of them than processes, and a single row: none is padded, none is dropped."""
+    some = load_data(data["vqa"], VQA, split="test", limit=count)
+    how = replace(ASKING, batch_size=1 if count == 9 else 2)
+    common = {"candidates": WORDS, "quiet": True}
+    whole = evaluate(backbone, VQA, some, how, output=tmp_path / "one.jsonl", **common)
+
+    def work(index):
+        spy = Spy(backbone)
+        result = evaluate(spy, VQA, some, how, output=tmp_path / "two.jsonl", **common)
+        assert result.predictions == whole.predictions
+        assert result.metrics == whole.metrics
+        return spy.asked
+
+    assert two(work) == {9: [[1] * 5, [1] * 4], 2: [[2], []], 1: [[1], []]}[count]
+    assert (tmp_path / "two.jsonl").read_bytes() == (tmp_path / "one.jsonl").read_bytes()
+    ids = [json.loads(line)["id"] for line in (tmp_path / "two.jsonl").read_text().splitlines()]
+    assert ids == some.dataset["id"][:]
+    assert len(ids) == count
 
 
 def test_a_lost_process_is_noticed_and_nothing_answered_is_lost(two, backbone, rows, tmp_path):
@@ -209,7 +188,7 @@ def test_only_the_first_process_writes_and_prints(two, model, data, tmp_path, mo
 
         if index:
             for name in ("write_json", "write_jsonl"):
-                monkeypatch.setattr(sys.modules["padapter.evaluation.evaluate"], name, None)
+                monkeypatch.setattr(sys.modules["padapter.evaluation.evaluating"], name, None)
         with redirect_stdout(StringIO()) as printed:
             predict_command(PredictOptions(**common))
             predict_command(PredictOptions(**common, output=str(tmp_path / "two.jsonl")))
@@ -218,7 +197,9 @@ def test_only_the_first_process_writes_and_prints(two, model, data, tmp_path, mo
         return lines, printed.getvalue()[len(lines) :]
 
     (lines, table), other = two(work)
-    assert lines == shown.getvalue() == (tmp_path / "two.jsonl").read_text()
+    answers = (tmp_path / "two.jsonl").read_text()
+    assert answers == shown.getvalue()
+    assert lines == answers + f"{tmp_path / 'two.jsonl'}: 10 answers, one per line\n"
     assert "accuracy" in table
     assert other == ["", ""]
     assert sorted(path.name for path in (tmp_path / "two").iterdir()) == ["metrics.json", "predictions.jsonl"]
@@ -247,6 +228,13 @@ def test_others_that_cannot_be_found(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UserError, match="WORLD_SIZE is 2, but the other processes cannot be found"):
         join_processes()
+
+
+def test_a_comparison_starts_its_own(monkeypatch):
+    refuse_several("padapter compare")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match=r"starts processes of its own \(see --jobs\): give the command"):
+        refuse_several("padapter compare")
 
 
 TORCHRUN = (
@@ -281,8 +269,7 @@ def test_a_launcher_starts_them_again(tmp_path):
     assert done.stdout.splitlines().count("1 [0, 1]") == 2
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
+LAUNCHERS = pytest.mark.parametrize(
     "launcher",
     [
         TORCHRUN,
@@ -291,6 +278,10 @@ def test_a_launcher_starts_them_again(tmp_path):
     ],
     ids=["torchrun", "accelerate"],
 )  # fmt: skip
+
+
+@pytest.mark.slow
+@LAUNCHERS
 def test_launched(launcher, tmp_path):
     """The built-in model, as a user starts it."""
     words = ["eval", "--model", "shapes-blip", "--task", "vqa", "--data", "shapes:source:test:48", "--device", "cpu"]
@@ -306,3 +297,23 @@ def test_launched(launcher, tmp_path):
     ).read_bytes()
     assert len((tmp_path / "two" / "predictions.jsonl").read_text().splitlines()) == 48
     assert sorted(path.name for path in (tmp_path / "two").iterdir()) == ["metrics.json", "predictions.jsonl"]
+
+
+@pytest.mark.slow
+@LAUNCHERS
+def test_training_launched(launcher, tmp_path):
+    """One run folder, and the run that one process makes."""
+    words = ["train", "--task", "vqa", "--model", "shapes-blip", "--train", "shapes:new-questions:train:16"]
+    words += ["--eval", "shapes:new-questions:test:8", "--eval-split", "test", "--max-steps", "2", "--device", "cpu"]
+    words += ["--save-every", "1", "--no-score-base", "--quiet", "--output"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": LOOPBACK}
+    for name, before in (("one", ()), ("two", launcher)):
+        command = [sys.executable, *before, "-m", "padapter", *words, str(tmp_path / name)]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=280)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("results in") == 1
+    one, two = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("one", "two"))
+    assert two["training"]["processes"] == 2
+    assert one["training"]["last_loss"] == pytest.approx(two["training"]["last_loss"], rel=1e-4)
+    assert one["scores"]["after"]["metrics"] == two["scores"]["after"]["metrics"]
+    assert not list((tmp_path / "two").glob("*.partial*"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 from typer.testing import CliRunner
@@ -14,7 +15,7 @@ from padapter.evaluation import predict_source
 from padapter.evaluation.journal import Journal
 from padapter.evaluation.submit import FORMATS
 from padapter.evaluation.submit.base import Answer
-from padapter.evaluation.submit.convert import read_answers, row_ids, submit
+from padapter.evaluation.submit.convert import read_answers, read_rows, submit
 from padapter.options import PredictOptions, SubmitOptions
 from padapter.tasks import TASKS
 
@@ -132,6 +133,25 @@ def test_everything_that_does_not_fit_is_said_at_once(make, tmp_path):
     assert not (tmp_path / "out.json").exists()
 
 
+def test_a_split_with_answers_is_mentioned(make, tmp_path):
+    ids, answers, _ = CASES["vqav2"]
+    options = make("vqav2", ids, answers)
+    assert submit(options).notes == ()
+    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+
+    def answer(some):
+        (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps({**row, "answer": "x"}) for row in rows[:some]))
+        with (tmp_path / "rows.jsonl").open("a") as file:
+            file.writelines("\n" + json.dumps(row) for row in rows[some:])
+
+    answer(1)
+    assert submit(replace(options, overwrite=True)).notes == ()
+    answer(2)
+    (note,) = submit(replace(options, overwrite=True)).notes
+    assert "the rows of split 'test' have answers" in note
+    assert "`padapter eval` does" in note
+
+
 def test_how_likely_a_question_can_be_answered():
     value = FORMATS["vizwiz-answerability"].value
     ranked = {"soup": math.log(0.3) - 90, "unanswerable": math.log(0.5) - 90, "unsuitable": math.log(0.2) - 90}
@@ -183,7 +203,7 @@ def test_unfinished_answers_are_refused(tmp_path):
 def test_rows_without_an_id(tmp_path):
     (tmp_path / "rows.jsonl").write_text('{"id": 1, "image": "a.png"}\n{"image": "b.png"}\n')
     with pytest.raises(UserError, match=r"rows.jsonl, line 2: has no id"):
-        row_ids(str(tmp_path / "rows.jsonl"), "caption", "test")
+        read_rows(str(tmp_path / "rows.jsonl"), "caption", "test")
 
 
 def test_the_format(make, monkeypatch):

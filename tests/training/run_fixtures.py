@@ -23,6 +23,7 @@ def options(model, data, tmp_path):
     """Makes options of a short run in `tmp_path / "run"`; keywords win."""
 
     def make(**changes):
-        return short_run(model, data[changes.get("task", "vqa")], **{"output": str(tmp_path / "run"), **changes})
+        settings = {"output": str(tmp_path / "run"), **changes}
+        return short_run(settings.pop("model", model), data[changes.get("task", "vqa")], **settings)
 
     return make

@@ -189,12 +189,6 @@ def test_attention_step_by_step_trains_the_same(options, data, tmp_path, monkeyp
     assert scores == evaluate_source(replace(evaluate, attention="sdpa"))["scores"]["metrics"]
 
 
-def test_many_processes_are_refused(options, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UserError, match="one process"):
-        train(options())
-
-
 def test_max_length_beyond_the_model_is_refused(options):
     with pytest.raises(UserError, match=r"--max-length: .* at most 40 tokens, got 41"):
         train(options(max_length=41))

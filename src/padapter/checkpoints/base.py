@@ -15,7 +15,7 @@ class ConvertOptions:
     """Options of every ``padapter convert FORMAT``."""
 
     checkpoint: str = option(metavar="CHECKPOINT", positional=True, help="The file that torch.save wrote.")
-    output: str = option(metavar="OUT", positional=True, help="Folder to write, in the format of transformers.")
+    output: str = option(metavar="DST", positional=True, help="Folder to write, in the format of transformers.")
     image_size: int | None = option(
         None, help="Edge of the model's pictures in pixels; positions are interpolated. (default: the file's own)"
     )
@@ -25,7 +25,7 @@ class ConvertOptions:
     trust_pickle: bool = option(
         False, in_yaml=False, help="Read objects other than tensors too, which can run any code: for files you trust."
     )
-    overwrite: bool = option(False, in_yaml=False, help="Replace OUT if it exists.")
+    overwrite: bool = option(False, in_yaml=False, help="Replace DST if it exists.")
 
     def __post_init__(self) -> None:
         check_choices(self)

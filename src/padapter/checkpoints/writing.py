@@ -25,11 +25,11 @@ def check_output(path: str | Path, checkpoint: Path, *, overwrite: bool) -> Path
     """
     folder = Path(path)
     if folder.exists() and not folder.is_dir():
-        raise UserError(f"OUT: {folder} is a file; give a folder")
+        raise UserError(f"DST: {folder} is a file; give a folder")
     if folder.is_dir() and any(folder.iterdir()) and not overwrite:
-        raise UserError(f"OUT: {folder} is not empty; choose another folder, or --overwrite to replace it")
+        raise UserError(f"DST: {folder} is not empty; choose another folder, or --overwrite to replace it")
     if folder.resolve() in checkpoint.resolve().parents:
-        raise UserError(f"OUT: {folder} holds CHECKPOINT, which would go with it; choose another folder")
+        raise UserError(f"DST: {folder} holds CHECKPOINT, which would go with it; choose another folder")
     return folder
 
 

@@ -12,11 +12,13 @@ from typing import Annotated, Any, Optional, TypeVar, get_args, get_type_hints
 import typer
 
 from padapter.errors import UserError
-from padapter.options import flag_of, options_from, own_first, parse_settings, resume_config
+from padapter.options import flag_of, options_from, own_first, parse_settings, resume_config, topic_of
 
 T = TypeVar("T")
 
 USER_ERROR, INTERRUPTED = 2, 130
+# Options that fit on one page of a terminal.
+_FEW = 15
 
 
 def command(cls: type[T], handler: Callable[[T], None]) -> Callable[..., None]:
@@ -44,11 +46,17 @@ def command(cls: type[T], handler: Callable[[T], None]) -> Callable[..., None]:
 
 
 def parameters(cls: type[Any]) -> list[inspect.Parameter]:
-    """One keyword parameter per field, annotated for typer."""
-    hints = get_type_hints(cls)
+    """One keyword parameter per field, annotated for typer; a command with many is shown by topic."""
+    hints, items = get_type_hints(cls), own_first(cls)
+    by_topic = len(items) > _FEW
     return [
-        inspect.Parameter(item.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_annotation(item, hints))
-        for item in own_first(cls)
+        inspect.Parameter(
+            item.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=_annotation(item, hints, topic_of(item.name) if by_topic else None),
+        )
+        for item in items
     ]
 
 
@@ -69,7 +77,7 @@ def guarded(run: Callable[..., None]) -> Callable[..., None]:
     return safe
 
 
-def _annotation(item: Field[Any], hints: dict[str, Any]) -> Any:
+def _annotation(item: Field[Any], hints: dict[str, Any], topic: str | None) -> Any:
     metadata, kind = item.metadata, _kind(hints[item.name])
     text = _help(item)
     if metadata["positional"]:
@@ -81,7 +89,8 @@ def _annotation(item: Field[Any], hints: dict[str, Any]) -> Any:
     flags = [flag, *filter(None, [metadata.get("short")])]
     kind = list[str] if kind is dict else kind
     metavar = None if kind is bool else metadata["metavar"]
-    return Annotated[Optional[kind], typer.Option(*flags, help=text, metavar=metavar, show_default=False)]  # noqa: UP045
+    shown = typer.Option(*flags, help=text, metavar=metavar, show_default=False, rich_help_panel=topic)
+    return Annotated[Optional[kind], shown]  # noqa: UP045
 
 
 def _kind(hint: Any) -> Any:

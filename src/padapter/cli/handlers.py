@@ -32,9 +32,12 @@ e.g. --method oft:oft_block_size=32. They need --learning-rate."""
 def train_command(options: TrainOptions) -> None:
     """Adapt a model to a task and score it before and after."""
     prepare()
+    from padapter.evaluation.processes import join_processes
     from padapter.training import train
 
     report = train(options)
+    if not join_processes().main:
+        return
     scores = report.metrics.get("scores") or {}
     _print_scores(report.metrics, scores.get("after"), scores.get("before"), compare=True)
     _print_notes(report.metrics)
@@ -46,10 +49,14 @@ def train_command(options: TrainOptions) -> None:
 
 def eval_command(options: EvalOptions) -> None:
     """Score a run, or a model with or without an adapter, on data."""
+    from padapter.evaluation.beforehand import data_to_score
+
+    prepare(torch_too=False)
+    data = data_to_score(options)
     prepare()
     from padapter.evaluation import evaluate_source, join_processes
 
-    report = evaluate_source(options)
+    report = evaluate_source(options, data)
     if not join_processes().main:
         return
     _print_scores(report, report["scores"], None, compare=False)
@@ -59,17 +66,23 @@ def eval_command(options: EvalOptions) -> None:
 
 def predict_command(options: PredictOptions) -> None:
     """Answer one picture, or the rows of a data set; one JSON object per line."""
-    prepare()
-    from padapter.evaluation import predict_source
+    from padapter.evaluation.beforehand import rows_to_answer
 
-    predict_source(options)
+    prepare(torch_too=False)
+    questions = rows_to_answer(options)
+    prepare()
+    from padapter.evaluation import join_processes, predict_source
+
+    answers = predict_source(options, questions=questions)
+    if options.output is not None and join_processes().main:
+        print(f"{options.output}: {len(answers)} answers, one per line")
 
 
 def submit_command(options: SubmitOptions) -> None:
     """Write the file that a benchmark's evaluation server accepts, if the predictions answer each row once."""
     from padapter.evaluation.submit.convert import submit
 
-    prepare()
+    prepare(torch_too=False)
     done = submit(options)
     print(f"{done.path}: {done.entries} entries for {done.form.name} ({done.form.summary})")
     for note in done.notes:
@@ -111,6 +124,7 @@ def shard_command(options: DataShardOptions) -> None:
         split=options.split,
         megabytes=options.size,
         skip_bad_rows=options.skip_bad_rows,
+        overwrite=options.overwrite,
     ):
         print(written.format())
 

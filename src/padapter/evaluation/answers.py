@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from padapter.backbones.digest import backbone_digest
-from padapter.errors import UserError
 from padapter.evaluation.journal import Journal, take_up
 from padapter.evaluation.predict import Asking, predict_rows, without_images
 from padapter.evaluation.processes import Processes
@@ -44,7 +43,8 @@ def answer_rows(
     With ``output`` answers are written as they come (see :mod:`padapter.evaluation.journal`), and rows that an
     interrupted call with the same ``output`` has answered are not asked again. Batches are the same for any number of
     processes and after any interruption, so the result is too. When ``output`` itself is
-    written, :func:`padapter.evaluation.journal.remove_partials` ends it.
+    written, and everything else that is made of the answers, :func:`padapter.evaluation.journal.remove_partials` ends
+    it.
 
     Args:
         backbone: the model that answers.
@@ -70,7 +70,7 @@ def answer_rows(
     known: dict[str, Prediction] = {}
     if output is not None or processes.count > 1:
         origin = origin_of(backbone, task, rows, asking, fingerprint, candidates)
-        _agree(processes, origin)
+        processes.agree(origin)
     if output is not None:
         known = processes.on_main(lambda: take_up(output, origin, overwrite=overwrite))
     try:
@@ -120,15 +120,3 @@ def origin_of(
     }
     # As it comes back from a file: lists for tuples.
     return dict(json.loads(json.dumps(origin, default=str)))
-
-
-def _agree(processes: Processes, origin: dict[str, Any]) -> None:
-    """Refuse processes that would answer something else: their shares would not fit together."""
-    first, *_ = everyone = processes.gather(origin)
-    for index, other in enumerate(everyone):
-        names = [name for name in first if other.get(name) != first[name]]
-        if names:
-            raise UserError(
-                f"process {index + 1} of {processes.count} differs from the first one in: {', '.join(names)}; all "
-                "processes need the same data, model and options"
-            )

@@ -1,15 +1,17 @@
 """Several processes that answer together, as ``torchrun`` and ``accelerate launch`` start them.
 
-Only texts and scores travel between them, over gloo, whatever the device: it notices at once when a process is gone,
-and a process that is merely slow is waited for.
+Texts, scores and counts travel between them over gloo, whatever the device: it notices at once when a process is gone,
+and a process that is merely slow is waited for. Gradients are transformers' and accelerate's matter.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -23,6 +25,9 @@ T = TypeVar("T")
 
 # How long a process waits for others that are alive and silent; one that died is noticed at once.
 PATIENCE = timedelta(days=1)
+
+# What torch says where the connection to another process ends.
+_LOST = re.compile(r"gloo|nccl|connection (closed|reset)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -56,11 +61,46 @@ class Processes:
         try:
             distributed.all_gather_object(found, value, group=self.group)
         except RuntimeError as problem:
-            raise UserError(
-                f"process {self.index + 1} of {self.count}: another process stopped before it was done; its own "
-                "message says why. With --output the same command goes on from what has been answered"
-            ) from problem
+            raise self._lost() from problem
         return found
+
+    @contextmanager
+    def needed(self) -> Iterator[None]:
+        """Around work in which a library lets the processes talk: says so where one of them is gone.
+
+        Raises:
+            UserError: when another process is gone.
+        """
+        try:
+            yield
+        except RuntimeError as problem:
+            if self.count == 1 or not _LOST.search(str(problem)):
+                raise
+            raise self._lost() from problem
+
+    def _lost(self) -> UserError:
+        return UserError(
+            f"process {self.index + 1} of {self.count}: another process stopped before it was done; its own "
+            "message says why. With --output the same command goes on from what has been answered"
+        )
+
+    def agree(self, values: Mapping[str, Any]) -> None:
+        """Refuse processes that would do something else: their shares would not fit together.
+
+        Args:
+            values: what must be the same in all of them, by a name that a person knows.
+
+        Raises:
+            UserError: naming the differences.
+        """
+        first, *_ = everyone = self.gather(values)
+        for index, other in enumerate(everyone):
+            names = [name for name in first if other.get(name) != first[name]]
+            if names:
+                raise UserError(
+                    f"process {index + 1} of {self.count} differs from the first one in: {', '.join(names)}; all "
+                    "processes need the same data, model and options"
+                )
 
     def on_main(self, work: Callable[[], T]) -> T:
         """Do something in the main process only; its value, or its ``UserError``, comes back in every process.
@@ -88,11 +128,14 @@ ALONE = Processes()
 _joined: tuple[Any, Processes] | None = None
 
 
-def join_processes() -> Processes:
+def join_processes(*, gpu: bool = False) -> Processes:
     """This process among those that were started with it; alone if there are no others.
 
     Processes that ``torchrun`` or ``accelerate launch`` started are connected at the first call. Where a process group
     exists already, all of its processes must make the call.
+
+    Args:
+        gpu: whether tensors on GPUs will travel too, as in training; counts at the first call.
 
     Raises:
         UserError: when the others cannot be found.
@@ -103,7 +146,7 @@ def join_processes() -> Processes:
     if not distributed.is_initialized():
         if expected_processes() == 1:
             return ALONE
-        _connect()
+        _connect(gpu)
     world = distributed.group.WORLD
     if distributed.get_world_size() == 1:
         return ALONE
@@ -135,8 +178,8 @@ def refuse_several(command: str) -> None:
     connected = distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
     if connected or expected_processes() > 1:
         raise UserError(
-            f"{command} runs in one process; start it without torchrun or accelerate launch; padapter eval and "
-            "padapter predict can use several"
+            f"{command} starts processes of its own (see --jobs): give the command without torchrun or accelerate "
+            "launch; padapter train, eval and predict can use several processes"
         )
 
 
@@ -175,7 +218,7 @@ def local_device() -> str:
     return f"cuda:{local}"
 
 
-def _connect() -> None:
+def _connect(gpu: bool) -> None:
     # Not every build of torch has them.
     from torch.distributed.distributed_c10d import PrefixStore
     from torch.distributed.rendezvous import rendezvous
@@ -185,7 +228,10 @@ def _connect() -> None:
         # A launcher that starts processes again after one was lost (torchrun --max-restarts) keeps its store, in which
         # the addresses of the lost ones still stand.
         store = PrefixStore(f"padapter/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
-        distributed.init_process_group("gloo", store=store, rank=rank, world_size=count)
+        if gpu:
+            torch.cuda.set_device(local_device())
+        backend = "cpu:gloo,cuda:nccl" if gpu else "gloo"
+        distributed.init_process_group(backend, store=store, rank=rank, world_size=count)
     except (RuntimeError, ValueError) as problem:
         raise UserError(
             f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but the other processes cannot be found ({problem}); start "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import fields, replace
 
 from padapter.errors import UserError
-from padapter.options import EvalOptions, InferenceOptions, TrainOptions, refuse
+from padapter.options import EvalOptions, InferenceOptions, ScoringOptions, TrainOptions, refuse
 from padapter.tasks import Task
 
 
@@ -14,7 +14,8 @@ def with_scoring(task: Task, options: InferenceOptions, trained: TrainOptions | 
 
     Args:
         task: a task.
-        options: of the command; ``rule`` and ``meteor`` are None where they are left open.
+        options: of the command; ``rule`` and ``meteor`` are None where they are left open, and not there in a command
+            that scores nothing.
         trained: options of the run that is scored; they fill what ``options`` leave open.
 
     Returns:
@@ -32,7 +33,8 @@ def with_scoring(task: Task, options: InferenceOptions, trained: TrainOptions | 
 
 
 def _scored(task: Task, options: InferenceOptions, trained: TrainOptions | None) -> Task:
-    rule, meteor = options.rule, options.meteor
+    given = options if isinstance(options, ScoringOptions) else None
+    rule, meteor = (given.rule, given.meteor) if given is not None else (None, None)
     if trained is not None:
         rule = trained.rule if rule is None else rule
         meteor = trained.meteor if meteor is None else meteor
@@ -41,7 +43,7 @@ def _scored(task: Task, options: InferenceOptions, trained: TrainOptions | None)
     except UserError as problem:
         raise UserError(f"--rule: {problem}") from problem
     if "meteor" not in {item.name for item in fields(scored)}:  # type: ignore[arg-type]
-        if options.meteor:
+        if given is not None and given.meteor:
             raise refuse("--meteor", f"is a score of captions; task {task.name!r} has none")
         return scored
     wanted = isinstance(options, EvalOptions) if meteor is None else meteor

@@ -12,16 +12,16 @@ import torch
 from padapter.backbones import Backbone, load_backbone
 from padapter.cache import cache_folder
 from padapter.errors import UserError
+from padapter.evaluation.beforehand import adapter_folder, listed_candidates, trained_options, weights_name
 from padapter.evaluation.files import read_json
 from padapter.evaluation.pictures import read_preprocessing
 from padapter.evaluation.predict import Asking, resolve_asking, with_prompt
 from padapter.evaluation.processes import local_device
 from padapter.evaluation.scoring import with_scoring
 from padapter.methods import Method, get_method, method_of
-from padapter.options import SourceOptions, TrainOptions, options_from
+from padapter.options import SourceOptions
 from padapter.tasks import Task, get_task
 
-FULL = "full"
 REMEDY = "name the candidates with --candidates FILE, or train the run anew"
 
 
@@ -152,7 +152,7 @@ def place(backbone: Backbone, device: str) -> None:
 
 def weights_folder(run: Path, method: Method[Any]) -> Path:
     """Where a run keeps what it learned: ``adapter``, or ``model`` for full fine-tuning."""
-    return run / ("model" if method.name == FULL else "adapter")
+    return run / weights_name(method.name)
 
 
 def read_candidates(run: Path) -> list[str] | None:
@@ -166,36 +166,10 @@ def read_candidates(run: Path) -> list[str] | None:
     return candidates
 
 
-def listed_candidates(path: str | None) -> list[str] | None:
-    """Candidates from a text file with one per line.
-
-    Raises:
-        UserError: when the file cannot be read or names fewer than two.
-    """
-    if path is None:
-        return None
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as problem:
-        raise UserError(f"--candidates: cannot read {path} ({problem})") from problem
-    found = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
-    if len(found) < 2:
-        raise UserError(f"--candidates: {path} names {len(found)} candidates; ranking needs at least two, one per line")
-    return found
-
-
 def _from_run(options: SourceOptions, run: Path) -> Source:
-    config = run / "config.yaml"
-    if not config.is_file():
-        raise UserError(f"--run: {run} is not a folder written by `padapter train` (it has no config.yaml)")
-    trained = options_from(TrainOptions, config)
-    if options.task is not None and options.task != trained.task:
-        raise UserError(f"--task: {run} was trained for {trained.task!r}, not {options.task!r}; leave --task out")
+    trained = trained_options(options, run)
     method = get_method(trained.method)
     weights = weights_folder(run, method)
-    if not weights.is_dir():
-        command = f"padapter train --resume --output {run}"
-        raise UserError(f"--run: {run} holds no {weights.name}; its training did not finish. Continue with: {command}")
     prompt = options.prompt if options.prompt is not None else trained.prompt
     task = with_scoring(with_prompt(get_task(trained.task), prompt), options, trained)
     inference = options.inference or trained.inference
@@ -226,12 +200,12 @@ def _from_run(options: SourceOptions, run: Path) -> Source:
 
 def _from_model(options: SourceOptions) -> Source:
     task = with_scoring(with_prompt(get_task(str(options.task)), options.prompt), options)
-    weights = Path(options.adapter) if options.adapter is not None else None
+    weights = adapter_folder(options)
     return Source(
         str(options.model),
         task,
         resolve_asking(task, options),
-        method=_method_of(weights) if weights is not None else None,
+        method=method_of(weights) if weights is not None else None,
         weights=weights,
         candidates=listed_candidates(options.candidates),
         device=options.device,
@@ -246,9 +220,3 @@ def _from_model(options: SourceOptions) -> Source:
 def _preprocessing_beside(weights: Path) -> dict[str, Any] | None:
     """How the run looks at pictures that a folder of weights belongs to: RUN/adapter, or RUN/model."""
     return read_preprocessing(weights.parent) if weights.is_dir() else None
-
-
-def _method_of(folder: Path) -> Method[Any]:
-    if not folder.is_dir():
-        raise UserError(f"--adapter: {folder} is not a folder")
-    return method_of(folder)

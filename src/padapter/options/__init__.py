@@ -11,6 +11,7 @@ from padapter.options.comparing import CompareOptions
 from padapter.options.data import DataCheckOptions, DataShardOptions
 from padapter.options.fields import EPOCH, NEVER, flag_of, option, own_first, parse_settings, refuse, split_method
 from padapter.options.reading import options_from, resume_config, to_plain
+from padapter.options.topics import topic_of
 from padapter.options.training import (
     ATTENTIONS,
     DEVICES,
@@ -18,6 +19,7 @@ from padapter.options.training import (
     PRECISIONS,
     RESIZES,
     InferenceOptions,
+    ScoringOptions,
     TrainOptions,
 )
 
@@ -35,6 +37,7 @@ __all__ = [
     "EvalOptions",
     "InferenceOptions",
     "PredictOptions",
+    "ScoringOptions",
     "SourceOptions",
     "SubmitOptions",
     "TrainOptions",
@@ -47,4 +50,5 @@ __all__ = [
     "resume_config",
     "split_method",
     "to_plain",
+    "topic_of",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from padapter.options.fields import check_at_least, option, refuse
-from padapter.options.training import InferenceOptions
+from padapter.options.training import InferenceOptions, ScoringOptions
 
 
 @dataclass(kw_only=True)
@@ -15,7 +15,7 @@ class SourceOptions(InferenceOptions):
     run: str | None = option(None, metavar="RUN", help="Folder written by `padapter train`.")
     model: str | None = option(None, metavar="ID|DIR", help="Model, when there is no --run.")
     adapter: str | None = option(None, metavar="DIR", help="Adapter folder in PEFT format, for --model.")
-    task: str | None = option(None, metavar="vqa|entailment|caption", help="Task. (default: the run's own)")
+    task: str | None = option(None, metavar="TASK", help="Task: vqa, entailment or caption. (default: the run's own)")
     candidates: str | None = option(
         None, metavar="FILE", help="Answers to rank, one per line. (default: those of the run's training data)"
     )
@@ -31,13 +31,13 @@ class SourceOptions(InferenceOptions):
 
 
 @dataclass(kw_only=True)
-class EvalOptions(SourceOptions):
+class EvalOptions(SourceOptions, ScoringOptions):
     """Options of ``padapter eval``."""
 
     data: str = option(metavar="DATA", help="Data to score on.")
     split: str = option("test", help="Split of the data.")
     output: str | None = option(
-        None, metavar="DIR", help="Folder for metrics.json and predictions.jsonl. (default: print only)"
+        None, metavar="DIR", short="-o", help="Folder for metrics.json and predictions.jsonl. (default: print only)"
     )
     limit: int | None = option(None, help="Score only this many rows.")
     skip_bad_rows: bool = option(False, help="Leave out rows that cannot be used, and count them.")
@@ -56,7 +56,9 @@ class PredictOptions(SourceOptions):
     text: str | None = option(None, help="The question or hypothesis about --image; captions need none.")
     data: str | None = option(None, metavar="DATA", help="Rows to answer, instead of --image.")
     split: str = option("test", help="Split of the data.")
-    output: str | None = option(None, metavar="FILE", help="JSONL file for the answers. (default: standard output)")
+    output: str | None = option(
+        None, metavar="FILE", short="-o", help="JSONL file for the answers. (default: standard output)"
+    )
     limit: int | None = option(None, help="Answer only this many rows.")
     skip_bad_rows: bool = option(False, help="Leave out rows that cannot be used, and count them.")
     overwrite: bool = option(False, in_yaml=False, help="Replace --output if it exists.")
@@ -68,9 +70,6 @@ class PredictOptions(SourceOptions):
             raise refuse("--image", "give either --image FILE (with --text) or --data DATA")
         if self.data is not None and self.text is not None:
             raise refuse("--text", "belongs to --image; rows of --data bring their own")
-        for flag, given in (("--rule", self.rule), ("--meteor", self.meteor)):
-            if given is not None:
-                raise refuse(flag, "`predict` scores nothing; `eval` does")
 
 
 @dataclass(kw_only=True)
@@ -85,5 +84,5 @@ class SubmitOptions:
     format: str | None = option(
         None, metavar="NAME", help="What the server accepts; an unknown one lists them all. (default: that of DATA)"
     )
-    output: str = option(metavar="FILE", help="JSON file for the server.")
+    output: str = option(metavar="FILE", short="-o", help="JSON file for the server.")
     overwrite: bool = option(False, in_yaml=False, help="Replace --output if it exists.")

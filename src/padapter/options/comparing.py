@@ -13,7 +13,9 @@ class CompareOptions:
     """Options of ``padapter compare``."""
 
     recipe: str = option(metavar="RECIPE", positional=True, help="YAML file: methods, benchmarks, seeds; see docs.")
-    output: str | None = option(None, metavar="DIR", help="Folder of the comparison; the same one again continues it.")
+    output: str | None = option(
+        None, metavar="DIR", short="-o", help="Folder of the comparison; the same one again continues it."
+    )
     jobs: int | None = option(None, help="Runs at a time. (default: one per GPU, or one)")
     only: str | None = option(
         None, metavar="NAMES", in_yaml=False, help="Only run these benchmarks and methods (commas between them)."

@@ -16,8 +16,8 @@ class DataCheckOptions:
     )
     task: str | None = option(
         None,
-        metavar="vqa|entailment|caption",
-        help="Task whose fields the rows must have. (default: told from the fields)",
+        metavar="TASK",
+        help="Task: vqa, entailment or caption. (default: told from the fields)",
     )
     split: str | None = option(None, help="Split to check. (default: every split of a folder)")
     show: int = option(50, help="Problems to print; the count is always of all.")
@@ -31,15 +31,16 @@ class DataShardOptions:
     """Options of ``padapter data shard``."""
 
     data: str = option(metavar="DATA", positional=True, help="What to pack: a file, a folder, NAME:FOLDER, ...")
-    destination: str = option(metavar="DST", positional=True, help="Folder to write the tar files and the index into.")
+    destination: str = option(metavar="DST", positional=True, help="Folder for the tar files and the index.")
     task: str | None = option(
         None,
-        metavar="vqa|entailment|caption",
-        help="Task whose fields the rows must have. (default: told from the fields)",
+        metavar="TASK",
+        help="Task: vqa, entailment or caption. (default: told from the fields)",
     )
     split: str | None = option(None, help="Split to pack. (default: every split that is there)")
     size: int = option(1000, metavar="MB", help="Megabytes at which a new tar file is begun.")
     skip_bad_rows: bool = option(False, help="Leave out rows with problems instead of refusing the data.")
+    overwrite: bool = option(False, in_yaml=False, help="Replace splits that were packed into DST before.")
 
     def __post_init__(self) -> None:
         check_at_least(self, 1, "size")

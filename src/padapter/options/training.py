@@ -44,12 +44,6 @@ class InferenceOptions:
         metavar="TEMPLATE",
         help="Prompt with a place for {question} or {hypothesis}. (default: the task's own)",
     )
-    rule: str | None = option(
-        None, metavar="NAME", help="Rule that scores; an unknown one lists them all. (default: chosen from the data)"
-    )
-    meteor: bool | None = option(
-        None, help="METEOR of captions: 12 seconds and 1 GB more per scoring. (default: `eval` yes, `train` no)"
-    )
     precision: str = option(
         "fp32",
         choices=PRECISIONS,
@@ -71,9 +65,7 @@ class InferenceOptions:
         metavar="squash|crop|pad",
         help="How pictures are made square, bicubic. (default: the run's, or the model's own)",
     )
-    cache_features: bool = option(
-        False, help="Keep the output of a frozen image encoder on disk (half precision) and compute it only once."
-    )
+    cache_features: bool = option(False, help="Keep what a frozen image encoder computes on disk.")
     device: str = option("auto", choices=DEVICES, metavar="auto|cpu|cuda", help="Where to compute.")
     quiet: bool = option(False, help="No progress bars; only the result.")
 
@@ -87,27 +79,35 @@ class InferenceOptions:
 
 
 @dataclass(kw_only=True)
-class TrainOptions(InferenceOptions):
+class ScoringOptions(InferenceOptions):
+    """How answers are scored, besides: what commands that score have in common."""
+
+    rule: str | None = option(
+        None, metavar="NAME", help="Rule that scores; an unknown one lists them all. (default: chosen from the data)"
+    )
+    meteor: bool | None = option(None, help="METEOR of captions: 12 s and 1 GB more. (default: `eval` yes, `train` no)")
+
+
+@dataclass(kw_only=True)
+class TrainOptions(ScoringOptions):
     """Options of ``padapter train``."""
 
-    task: str = option(metavar="vqa|entailment|caption", help="What is asked of the model.")
-    model: str = option(metavar="ID|DIR", help="Model to adapt: 'shapes-blip' (built in), a folder or a hub id.")
-    train: str = option(
-        metavar="DATA", help="Training data: a file beside its images, a folder, a benchmark NAME:FOLDER, a hub id, ..."
-    )
+    task: str = option(metavar="TASK", help="What is asked of the model: vqa, entailment or caption.")
+    model: str = option(metavar="ID|DIR", help="Model to adapt: a folder, a hub id, or shapes-blip (built in).")
+    train: str = option(metavar="DATA", help="Training data: a file, a folder, NAME:FOLDER, ... (docs/data.md).")
     eval: str | None = option(None, metavar="DATA", help="Data to score on before and after training.")
     method: str = option(
         "p-adapter",
-        metavar="NAME[:K=V,...]",
-        help="How to adapt; `padapter methods` lists them with their options.",
+        metavar="NAME",
+        help="How to adapt, e.g. lora or lora:r=4; `padapter methods` lists all.",
     )
     method_options: dict[str, Any] = option(  # noqa: RUF009 (`option` returns a dataclass field)
         dict,
         flag="--set",
         metavar="NAME=VALUE",
-        help="An option of the method, e.g. --set p=1.25; may be repeated.",
+        help="An option of the method, e.g. p=1.25; may be repeated.",
     )
-    output: str = option(metavar="RUN", help="Folder that receives the adapter, scores, predictions and log.")
+    output: str = option(metavar="RUN", short="-o", help="Folder for the adapter, scores, predictions and log.")
     config: str | None = option(
         None, metavar="FILE", in_yaml=False, help="YAML recipe; flags on the command line win over it."
     )
@@ -118,20 +118,20 @@ class TrainOptions(InferenceOptions):
     skip_bad_rows: bool = option(False, help="Leave out rows that cannot be used, and count them.")
     augment: str = option(
         "none",
-        metavar="none|published|LIST",
-        help="Change training pictures at random, e.g. crop,flip,randaugment:n=2:m=5; see docs/augmentation.md.",
+        metavar="LIST",
+        help="Change training pictures at random: none, published, or e.g. crop,flip (docs/augmentation.md).",
     )
     seed: int = option(42, help="Seed of initialisation, order and dropout.")
     epochs: float | None = option(None, help="Passes over the training data. (default: 1 unless --max-steps)")
     max_steps: int | None = option(None, help="Optimizer steps, instead of --epochs.")
-    batch_size: int = option(8, help="Rows per forward pass.")
+    batch_size: int = option(8, help="Rows per forward pass, in all processes together.")
     gradient_accumulation: int = option(1, help="Forward passes per optimizer step.")
     learning_rate: float | None = option(None, help="Peak learning rate. (default: the method's own)")
     lr_scheduler: str = option(
         "linear",
         choices=("linear", "cosine", "constant", "constant_with_warmup"),
-        metavar="linear|cosine|constant|constant_with_warmup",
-        help="Course of the learning rate.",
+        metavar="NAME",
+        help="Course of the learning rate: linear, cosine, constant or constant_with_warmup.",
     )
     warmup_ratio: float = option(0.0, help="Share of the steps in which the learning rate rises.")
     weight_decay: float = option(0.05, help="AdamW weight decay; matrices only, never biases, norms, p or mu.")
@@ -141,8 +141,8 @@ class TrainOptions(InferenceOptions):
     )
     num_workers: int = option(0, help="Processes that open and collate images.")
     log_every: int = option(10, help="Optimizer steps between two lines of the log.")
-    eval_every: str = option(NEVER, metavar="never|epoch|STEPS", help="When to score during training.")
-    save_every: str = option("100", metavar="never|epoch|STEPS", help="When to write a checkpoint.")
+    eval_every: str = option(NEVER, metavar="WHEN", help="Score during training: never, epoch, or every so many steps.")
+    save_every: str = option("100", metavar="WHEN", help="Write a checkpoint: never, epoch, or every so many steps.")
     keep_checkpoints: int = option(1, help="How many of the latest checkpoints to keep.")
     score_base: bool = option(True, help="Score the unadapted model first, so that the gain shows.")
     resume: bool = option(False, in_yaml=False, help="Continue RUN from its last complete checkpoint.")

@@ -13,7 +13,9 @@ class PreviewOptions:
 
     data: str = option(metavar="DATA", positional=True, help="The same as for `padapter data check`.")
     output: str = option(metavar="PAGE", short="-o", help="HTML file to write; it needs nothing but itself.")
-    task: str | None = option(None, metavar="vqa|entailment|caption", help="Task. (default: told from the fields)")
+    task: str | None = option(
+        None, metavar="TASK", help="Task: vqa, entailment or caption. (default: told from the fields)"
+    )
     split: str | None = option(None, help="Split to show. (default: every split of a folder)")
     rows: int = option(24, help="Rows to show, chosen at random from the usable ones.")
     seed: int = option(0, help="Which rows are shown; also of built-in worlds.")

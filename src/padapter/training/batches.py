@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 VISIT = "visit"
 # Stands in a batch instead of the tensors when a data worker met a person's mistake.
 FAILURE = "failure"
+# Marks the batch of a process that has no row of its own: computed, so that all processes do the same, and not counted.
+IDLE = "idle"
 
 
 class Rows(torch.utils.data.Dataset[dict[str, Any]]):
@@ -36,7 +38,7 @@ class Rows(torch.utils.data.Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, visit: tuple[int, int]) -> dict[str, Any]:
+    def __getitem__(self, visit: tuple[Any, ...]) -> dict[str, Any]:
         return {**self.dataset[visit[1]], VISIT: visit}
 
 
@@ -48,13 +50,24 @@ class Collator:
         task: gives prompt and weighted targets of a row.
         augmentation: changes pictures at random, if any.
         seed: of what is drawn at random.
+        returns_failures: return mistakes in the data (see below) also outside of data workers: several processes
+            tell each other.
     """
 
-    def __init__(self, backbone: Backbone, task: Task, augmentation: Augmentation | None = None, seed: int = 0) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        task: Task,
+        augmentation: Augmentation | None = None,
+        seed: int = 0,
+        *,
+        returns_failures: bool = False,
+    ) -> None:
         self.backbone = backbone
         self.task = task
         self.augmentation = augmentation
         self.seed = seed
+        self.returns_failures = returns_failures
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Collate rows.
@@ -68,14 +81,14 @@ class Collator:
         Raises:
             UserError: for a picture that cannot be used; in the parent process only.
         """
-        if torch.utils.data.get_worker_info() is None:
+        if torch.utils.data.get_worker_info() is None and not self.returns_failures:
             return self._collate(rows)
         try:
             return self._collate(rows)
         except UserError as problem:
             return {FAILURE: str(problem)}
 
-    def _collate(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    def _collate(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         from padapter.backbones import TrainingExample
 
         examples = [
@@ -86,24 +99,27 @@ class Collator:
             )
             for row in rows
         ]
-        return self.backbone.collate(examples)
+        batch: dict[str, Any] = self.backbone.collate(examples)
+        if IDLE in rows[0].get(VISIT, ()):
+            batch[IDLE] = True
+        return batch
 
     def _picture(self, row: dict[str, Any]) -> Any:
         if self.augmentation is None:
             return self.backbone.picture(row["image"])
-        chance = Chance(self.seed, *row[VISIT], texts=self.task.texts(row))
+        epoch, place, *_ = row[VISIT]
+        chance = Chance(self.seed, epoch, place, texts=self.task.texts(row))
         return self.augmentation(open_image(row["image"]), chance, self.backbone.fit)
 
 
-def raise_failures(batches: Iterable[dict[str, Any]]) -> None:
-    """Raise what a data worker could only return.
+def raise_failures(failures: Iterable[str]) -> None:
+    """Raise what a data worker, or another process, could only return.
 
     Raises:
-        UserError: with the worker's own message.
+        UserError: with its own message.
     """
-    for batch in batches:
-        if FAILURE in batch:
-            raise UserError(batch[FAILURE])
+    for failure in failures:
+        raise UserError(failure)
 
 
 class EpochSampler(torch.utils.data.Sampler[tuple[int, int]]):
@@ -130,3 +146,33 @@ class EpochSampler(torch.utils.data.Sampler[tuple[int, int]]):
         generator.manual_seed((self.seed * 1_000_003 + epoch) % 2**63)
         for row in torch.randperm(self.length, generator=generator).tolist():
             yield epoch, row
+
+
+class SharedBatches(torch.utils.data.Sampler[list[tuple[Any, ...]]]):
+    """This process's share of the batches that one process would make: every row once, in one of the processes.
+
+    A batch at the end of an epoch may have fewer rows than there are processes. Those that go without get a row that
+    another one has too, marked with ``IDLE``.
+
+    Args:
+        order: of the visits.
+        size: of a batch, in all processes together.
+        index: of this process.
+        count: of processes.
+    """
+
+    def __init__(self, order: EpochSampler, size: int, index: int, count: int) -> None:
+        self.order = order
+        self.size = size
+        self.index = index
+        self.count = count
+
+    def __len__(self) -> int:
+        return -(-len(self.order) // self.size)
+
+    def __iter__(self) -> Iterator[list[tuple[Any, ...]]]:
+        visits = list(self.order)
+        for start in range(0, len(visits), self.size):
+            batch = visits[start : start + self.size]
+            share: list[tuple[Any, ...]] = [*batch[self.index :: self.count]]
+            yield share or [(*batch[0], IDLE)]

@@ -17,6 +17,7 @@ from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from padapter.errors import UserError
+from padapter.evaluation.processes import ALONE, Processes
 from padapter.evaluation.progress import Advance, progress
 from padapter.training.batches import EpochSampler
 
@@ -60,9 +61,14 @@ class GradientCheck(TrainerCallback):
 
 
 class StopOnInterrupt(TrainerCallback, AbstractContextManager["StopOnInterrupt"]):
-    """The first Ctrl-C ends training after the current step with a checkpoint; the second one at once."""
+    """The first Ctrl-C ends training after the current step with a checkpoint; the second one at once.
 
-    def __init__(self) -> None:
+    Args:
+        processes: those that train together; one that is asked to stop stops all of them.
+    """
+
+    def __init__(self, processes: Processes = ALONE) -> None:
+        self.processes = processes
         self.requested = False
         self._previous: Any = None
         self._installed = False
@@ -90,6 +96,7 @@ class StopOnInterrupt(TrainerCallback, AbstractContextManager["StopOnInterrupt"]
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> TrainerControl:
         """Ask for a checkpoint and the end."""
+        self.requested = any(self.processes.gather(self.requested))
         if self.requested:
             control.should_save = True
             control.should_training_stop = True
@@ -113,13 +120,16 @@ class Log(TrainerCallback):
     """Appends every log entry to ``log.jsonl``, and stops a run whose loss is no number any more.
 
     Args:
-        path: the file. Entries after the step at which a run resumes are dropped first: they will come again.
+        path: the file, or ``None`` in a process that does not write. Entries after the step at which a run resumes are
+            dropped first: they will come again.
         resumed_at: the optimizer step at which training starts.
     """
 
-    def __init__(self, path: Path, resumed_at: int = 0) -> None:
+    def __init__(self, path: Path | None, resumed_at: int = 0) -> None:
         self.path = path
         self.last_loss: float | None = None
+        if path is None:
+            return
         kept = []
         if path.exists() and resumed_at > 0:
             lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
@@ -143,8 +153,9 @@ class Log(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         """Append one line; a loss that is no number stops the run."""
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": state.global_step, **(logs or {})}) + "\n")
+        if self.path is not None:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": state.global_step, **(logs or {})}) + "\n")
         loss = (logs or {}).get("loss")
         self.last_loss = self.last_loss if loss is None else loss
         if loss is not None and not math.isfinite(loss):

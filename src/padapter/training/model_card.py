@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from padapter.evaluation.source import FULL
+from padapter.evaluation.beforehand import FULL
 from padapter.methods import Method
 from padapter.methods.peft_method import PeftMethod
 from padapter.models import BUILTIN_MODELS

@@ -6,31 +6,31 @@ import shutil
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import PrinterCallback, Seq2SeqTrainingArguments, set_seed
+from transformers import PrinterCallback, set_seed
 
 from padapter.backbones import Backbone, load_backbone
 from padapter.cache import cache_folder
 from padapter.data import LoadedData, load_data, overlap
 from padapter.data.augment import parse_augmentation
 from padapter.errors import UserError
-from padapter.evaluation.evaluate import Evaluation, describe_data, evaluate
+from padapter.evaluation.evaluating import Evaluation, describe_data, evaluate
 from padapter.evaluation.files import output_problems
 from padapter.evaluation.predict import Asking, resolve_asking, with_prompt
-from padapter.evaluation.processes import refuse_several
-from padapter.evaluation.results import peak_memory, provenance, write_json, write_text
+from padapter.evaluation.processes import Processes, join_processes
+from padapter.evaluation.results import peak_memory, provenance, write_jsonl
 from padapter.evaluation.scoring import with_scoring
 from padapter.evaluation.source import place, weights_folder
 from padapter.methods import Method, get_method
 from padapter.methods.base import trainable_parameters
-from padapter.options import EPOCH, NEVER, TrainOptions
+from padapter.options import TrainOptions, flag_of
 from padapter.tasks import Task, get_task
+from padapter.training.arguments import check_batch, on_cpu, reproducible, training_arguments
 from padapter.training.batches import Collator, Rows
 from padapter.training.callbacks import DIVERGED, Bar, DivergedError, GradientCheck, Log, StepTimer, StopOnInterrupt
 from padapter.training.checkpoints import read_state, step_of
@@ -39,9 +39,6 @@ from padapter.training.model_card import model_card
 from padapter.training.pictures import describe_augmentation, prepare_for_training
 from padapter.training.run_folder import RunFolder
 from padapter.training.trainer import AdapterTrainer, CheckpointWriter
-
-# The p-adapter authors' optimizer (blip.md, section 5.4): AdamW with this epsilon.
-ADAM_EPSILON = 1e-6
 
 
 class Interrupted(KeyboardInterrupt):
@@ -67,6 +64,9 @@ def train(options: TrainOptions) -> TrainReport:
     A run can be killed at any moment. With ``options.resume`` it continues from its last complete checkpoint; on a
     CPU it then reaches the same weights, bit for bit, as it would have without the interruption.
 
+    Where several processes train together (see :func:`padapter.evaluation.processes.join_processes`) all of them make
+    the call. Each works on its share of every batch, and the first one writes.
+
     Args:
         options: what to train, on what and how.
 
@@ -77,20 +77,19 @@ def train(options: TrainOptions) -> TrainReport:
         UserError: for anything a person can mend: options, data, model, a RUN that exists.
         Interrupted: after Ctrl-C; the message says how to resume.
     """
-    folder = RunFolder(options.output)
+    processes = join_processes(gpu=not on_cpu(options.device))
+    folder = RunFolder(options.output, processes)
     try:
         with output_problems(folder.path):
-            return _Run(options, folder).go()
+            return _Run(options, folder, processes).go()
     except UserError as problem:
-        if isinstance(problem, DivergedError) and folder.metrics.exists():
-            folder.add_metrics(status=DIVERGED)
+        folder.stopped(DIVERGED if isinstance(problem, DivergedError) else None)
         folder.discard_unless_trained()
         raise
     except KeyboardInterrupt as stop:
         if not folder.config.exists():
             raise
-        if folder.metrics.exists():
-            folder.add_metrics(status="interrupted")
+        folder.stopped("interrupted")
         command = f"padapter train --resume --output {folder.path}"
         raise Interrupted(f"interrupted; continue with: {command}") from stop
 
@@ -98,24 +97,28 @@ def train(options: TrainOptions) -> TrainReport:
 class _Run:
     """The stages of :func:`train`; cheap refusals come first, the model last."""
 
-    def __init__(self, options: TrainOptions, folder: RunFolder) -> None:
+    def __init__(self, options: TrainOptions, folder: RunFolder, processes: Processes) -> None:
         self.folder = folder
+        self.processes = processes
         self.task: Task = with_scoring(with_prompt(get_task(options.task), options.prompt), options)
         self.method: Method[Any] = get_method(options.method)
         self.options, self.settings = resolve(options, self.method)
         self.asking: Asking = resolve_asking(self.task, options)
         self.augmentation = parse_augmentation(options.augment)
-        refuse_several("padapter train")
+        self.quiet = options.quiet or not processes.main
+        check_batch(options, processes.count)
         folder.check(self.options)
 
     def go(self) -> TrainReport:
         done = self.folder.read_metrics() if self.options.resume else {}
         if done.get("status") == "finished":
+            self.folder.remove_left_over()
             return TrainReport(self.folder.path, done)
         train_data, eval_data = self._load_data()
         checkpoint = self.folder.last_checkpoint() if self.options.resume else None
         self._check_data(checkpoint, train_data)
-        if self.options.resume and checkpoint is None and not self.options.quiet:
+        self._agree(train_data)
+        if self.options.resume and checkpoint is None and not self.quiet:
             print(f"{self.folder.path} has no checkpoint yet: training starts from its first step", file=sys.stderr)
         backbone = self._load_backbone()
         self.folder.begin(self.options, backbone.preprocessing())
@@ -130,7 +133,7 @@ class _Run:
             primary_metric=self.task.primary_metric,
             asking=asdict(self.asking),
             preprocessing=backbone.preprocessing(),
-            augmentation=describe_augmentation(self.augmentation, self.task, train_data.dataset, self.options.quiet),
+            augmentation=describe_augmentation(self.augmentation, self.task, train_data.dataset, self.quiet),
             data={"train": describe_data(train_data), "eval": describe_data(eval_data) if eval_data else None},
             provenance=provenance(),
         )
@@ -140,8 +143,17 @@ class _Run:
             backbone.cache_features(cache_folder(), precision=self.options.precision, training=True)
         training = self._train(backbone, train_data, eval_data, candidates, checkpoint)
         self._save_weights(backbone)
-        after = self._score(backbone, eval_data, candidates, self.folder.predictions, "scoring the adapted model")
-        return self._finish(backbone, training, after)
+        before = self.folder.read_metrics().get("scores", {}).get("before")
+
+        def finish(after: Evaluation | None) -> None:
+            self._finish(training, before, after)
+
+        if eval_data is None and self.processes.main:
+            finish(None)
+        title = "scoring the adapted model"
+        self._score(backbone, eval_data, candidates, self.folder.predictions, title, then=finish)
+        self.folder.remove_left_over()
+        return TrainReport(self.folder.path, self.folder.read_metrics())
 
     def _load_data(self) -> tuple[LoadedData, LoadedData | None]:
         options = self.options
@@ -176,6 +188,11 @@ class _Run:
                 "restore it, or start anew with --overwrite"
             )
 
+    def _agree(self, data: LoadedData) -> None:
+        """Refuse processes that were started with other options or see other data."""
+        values = {flag_of(item): getattr(self.options, item.name) for item in fields(self.options)}
+        self.processes.agree({**values, "training data": data.fingerprint})
+
     def _load_backbone(self) -> Backbone:
         backbone = load_backbone(self.options.model, attention=self.options.attention)
         longest = self.options.max_length
@@ -196,7 +213,7 @@ class _Run:
         candidates = self.task.candidates(data.dataset)
         if not candidates:
             raise UserError(f"--inference: task {self.task.name!r} has no candidates to rank; use 'generate'")
-        write_json(self.folder.candidates, {"candidates": list(candidates)})
+        self.folder.write_candidates(candidates)
         return candidates
 
     def _score(
@@ -207,9 +224,17 @@ class _Run:
         output: Path | None,
         title: str,
         quiet: bool = False,
+        then: Callable[[Evaluation], None] | None = None,
     ) -> Evaluation | None:
+        """Score; ``then`` writes the scores before the answers on their way to ``output`` are deleted."""
         if data is None:
             return None
+
+        def deliver(result: Evaluation, lines: Iterable[dict[str, Any]]) -> None:
+            if output is not None and then is not None:
+                write_jsonl(output, lines)
+                then(result)
+
         return evaluate(
             backbone,
             self.task,
@@ -219,17 +244,21 @@ class _Run:
             output=output,
             # A run that continues may have reached other weights; what stands in its own folder need not be asked for.
             overwrite=True,
+            deliver=deliver,
             title=title,
-            quiet=quiet or self.options.quiet,
+            quiet=quiet or self.quiet,
         )
 
     def _score_base(self, backbone: Backbone, data: LoadedData | None, candidates: Sequence[str] | None) -> None:
         known = self.folder.read_metrics().get("scores", {}).get("before")
         if not self.options.score_base or data is None or known is not None:
             return
+
+        def keep(before: Evaluation) -> None:
+            self.folder.scored_base(before.summary())
+
         title = "scoring the unadapted model"
-        before = self._score(backbone, data, candidates, self.folder.base_predictions, title)
-        self.folder.add_metrics(scores={"before": before.summary() if before else None, "after": None})
+        self._score(backbone, data, candidates, self.folder.base_predictions, title, then=keep)
 
     def _adapt(self, backbone: Backbone, checkpoint: Path | None) -> None:
         # Initial weights must not depend on what ran before, such as scoring the base.
@@ -253,7 +282,7 @@ class _Run:
         start = step_of(checkpoint) if checkpoint is not None else 0
         timer = StepTimer(**(read_state(checkpoint)["timer"] if checkpoint is not None else {}))
         module = backbone.training_module(self.task.loss_reduction)
-        log = Log(self.folder.log, start)
+        log = Log(self.folder.log if self.processes.main else None, start)
         if start < steps:
             writer = CheckpointWriter(
                 folder=self.folder.checkpoints,
@@ -270,8 +299,20 @@ class _Run:
                 module,
                 checkpoints=writer,
                 score=score if eval_data is not None else None,
-                args=self._arguments(steps),
-                collator=Collator(backbone, self.task, self.augmentation, self.options.seed),
+                args=training_arguments(
+                    self.options,
+                    self.folder.checkpoints,
+                    steps,
+                    processes=self.processes.count,
+                    all_learn=self.method.all_learn,
+                ),
+                collator=Collator(
+                    backbone,
+                    self.task,
+                    self.augmentation,
+                    self.options.seed,
+                    returns_failures=self.processes.count > 1,
+                ),
                 rows=Rows(train_data.dataset),
                 rate_factors=self.method.learning_rate_factors(self.settings),
                 watchers=[*([GradientCheck(module)] if self.method.all_learn else []), timer, log],
@@ -285,61 +326,37 @@ class _Run:
             "seconds": round(timer.seconds, 3),
             "seconds_per_step": round(timer.step_seconds / max(timer.steps, 1), 5),
             "last_loss": log.last_loss,
+            "processes": self.processes.count,
             "parameters": {"trainable": trained, "total": total},
             "features": backbone.features.summary() if backbone.features is not None else None,
-            # Counted in this process only; collating workers keep their own count.
-            "cut": {"prompts": backbone.cut_prompts, "targets": backbone.cut_targets}
-            if self.options.num_workers == 0
-            else None,
+            "cut": self._cut(backbone),
         }
 
+    def _cut(self, backbone: Backbone) -> dict[str, int] | None:
+        """How much was too long, in all processes; collating workers keep their own count, which is lost."""
+        if self.options.num_workers > 0:
+            return None
+        counts = self.processes.gather((backbone.cut_prompts, backbone.cut_targets))
+        return {"prompts": sum(prompts for prompts, _ in counts), "targets": sum(targets for _, targets in counts)}
+
     def _run_trainer(self, module: Any, *, watchers: list[Any], checkpoint: Path | None, **arguments: Any) -> None:
-        bar = Bar(self.options.quiet)
-        with StopOnInterrupt() as stop, _reproducible(), _closing(bar):
+        bar = Bar(self.quiet)
+        with StopOnInterrupt(self.processes) as stop, reproducible(), _closing(bar), self.processes.needed():
             trainer = AdapterTrainer(
-                module, reduction=self.task.loss_reduction, callbacks=[stop, bar, *watchers], **arguments
+                module,
+                reduction=self.task.loss_reduction,
+                callbacks=[stop, bar, *watchers],
+                processes=self.processes,
+                **arguments,
             )
             trainer.remove_callback(PrinterCallback)
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
         if stop.requested and trainer.state.global_step < trainer.state.max_steps:
             raise KeyboardInterrupt
 
-    def _arguments(self, steps: int) -> Seq2SeqTrainingArguments:
-        options = self.options
-        arguments = Seq2SeqTrainingArguments(
-            output_dir=str(self.folder.checkpoints),
-            max_steps=steps,
-            per_device_train_batch_size=options.batch_size,
-            gradient_accumulation_steps=options.gradient_accumulation,
-            learning_rate=options.learning_rate,
-            lr_scheduler_type=options.lr_scheduler,
-            warmup_steps=options.warmup_ratio,
-            weight_decay=options.weight_decay,
-            adam_epsilon=ADAM_EPSILON,
-            max_grad_norm=options.max_grad_norm,
-            optim="adamw_torch",
-            seed=options.seed,
-            bf16=options.precision == "bf16",
-            fp16=options.precision == "fp16",
-            use_cpu=_on_cpu(options.device),
-            logging_steps=options.log_every,
-            logging_first_step=True,
-            # A loss that is no number stops the run (callbacks.Log) instead of being smoothed over.
-            logging_nan_inf_filter=False,
-            remove_unused_columns=False,
-            dataloader_num_workers=options.num_workers,
-            dataloader_pin_memory=not _on_cpu(options.device),
-            report_to="none",
-            disable_tqdm=True,
-            **_rhythm("eval", options.eval_every),
-            **_rhythm("save", options.save_every),
-        )
-        # One GPU: a batch holds pictures and sequences of different number, which DataParallel cannot split.
-        if arguments.n_gpu > 1:
-            arguments._n_gpu = 1
-        return arguments
-
     def _save_weights(self, backbone: Backbone) -> None:
+        if not self.processes.main:
+            return
         final = weights_folder(self.folder.path, self.method)
         partial = self.folder.path / ".weights.partial"
         shutil.rmtree(partial, ignore_errors=True)
@@ -349,51 +366,17 @@ class _Run:
         shutil.rmtree(final, ignore_errors=True)
         partial.replace(final)
 
-    def _finish(self, backbone: Backbone, training: dict[str, Any], after: Evaluation | None) -> TrainReport:
-        before = self.folder.read_metrics().get("scores", {}).get("before")
-        metrics = self.folder.add_metrics(
-            status="finished",
-            scores={"before": before, "after": after.summary() if after is not None else None},
-            training=training,
-            memory=peak_memory(),
-            provenance=provenance(),
-            finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        )
-        write_text(self.folder.card, model_card(metrics, self.method))
-        return TrainReport(self.folder.path, metrics)
-
-
-def _rhythm(what: str, every: str) -> dict[str, Any]:
-    if every == NEVER:
-        return {f"{what}_strategy": "no"}
-    if every == EPOCH:
-        return {f"{what}_strategy": "epoch"}
-    return {f"{what}_strategy": "steps", f"{what}_steps": int(every)}
-
-
-def _on_cpu(device: str) -> bool:
-    return device == "cpu" or not torch.cuda.is_available()
-
-
-@contextmanager
-def _reproducible() -> Iterator[None]:
-    """Sums in a fixed order on the CPU, where a few backward passes would otherwise add in any order.
-
-    GPUs are left alone: their deterministic kernels need an environment variable set before the process starts.
-    """
-    if torch.cuda.is_available():
-        yield
-        return
-    before = torch.are_deterministic_algorithms_enabled()
-    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    fill = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before, warn_only=warn_only)
-        torch.utils.deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined]
+    def _finish(self, training: dict[str, Any], before: dict[str, Any] | None, after: Evaluation | None) -> None:
+        """In the main process alone."""
+        last = {
+            "status": "finished",
+            "scores": {"before": before, "after": after.summary() if after is not None else None},
+            "training": training,
+            "memory": peak_memory(),
+            "provenance": provenance(),
+            "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        }
+        self.folder.finish(last, lambda metrics: model_card(metrics, self.method))
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from padapter.errors import UserError
 from padapter.evaluation.files import check_folder, read_json
 from padapter.evaluation.journal import remove_partials
 from padapter.evaluation.pictures import NAME as PREPROCESSING
+from padapter.evaluation.processes import ALONE, Processes
 from padapter.evaluation.results import write_json, write_text
 from padapter.options import TrainOptions, flag_of, options_from, to_plain
 from padapter.training.checkpoints import complete_checkpoints
@@ -47,10 +48,13 @@ class RunFolder:
 
     Args:
         path: the folder, which need not exist.
+        processes: those that make the run together. The main one reads and writes, for all; calls without another
+            word are made by all of them.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, processes: Processes = ALONE) -> None:
         self.path = Path(path)
+        self._processes = processes
         self._begun_here = False
         self.config = self.path / "config.yaml"
         self.metrics = self.path / "metrics.json"
@@ -71,6 +75,9 @@ class RunFolder:
             UserError: saying which folder or which fields, and what to do.
             OSError: when the folder cannot be made or written.
         """
+        self._processes.on_main(lambda: self._check(options))
+
+    def _check(self, options: TrainOptions) -> None:
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"--output: {self.path} is a file; give a folder")
         if options.resume:
@@ -89,6 +96,9 @@ class RunFolder:
             options: of the run.
             preprocessing: how it looks at pictures.
         """
+        self._processes.on_main(lambda: self._begin(options, preprocessing))
+
+    def _begin(self, options: TrainOptions, preprocessing: Mapping[str, Any]) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
         if not options.resume:
             self._remove_own()
@@ -102,35 +112,69 @@ class RunFolder:
         """Leave nothing behind when this process began the run and no step was logged.
 
         A mistake that shows only once the model is there (a misspelt target module) can then be mended and the same
-        command given again.
+        command given again. Does nothing in other processes than the main one, and waits for none.
         """
         if self._begun_here and not (self.log.exists() and self.log.stat().st_size):
             self._remove_own()
             if not any(self.path.iterdir()):
                 self.path.rmdir()
 
+    def remove_left_over(self) -> None:
+        """Delete answers on their way, when the scores that they gave are written; only in the main process."""
+        if not self._processes.main:
+            return
+        for output in (self.predictions, self.base_predictions):
+            remove_partials(output)
+
     def _remove_own(self) -> None:
         for name in OWN_FOLDERS:
             shutil.rmtree(self.path / name, ignore_errors=True)
         for name in OWN_FILES:
             (self.path / name).unlink(missing_ok=True)
-        for output in (self.predictions, self.base_predictions):
-            remove_partials(output)
+        self.remove_left_over()
 
     def last_checkpoint(self) -> Path | None:
         """The latest complete checkpoint."""
-        found = complete_checkpoints(self.checkpoints)
-        return found[-1] if found else None
+        return self._processes.on_main(lambda: next(reversed(complete_checkpoints(self.checkpoints)), None))
 
     def read_metrics(self) -> dict[str, Any]:
         """What ``metrics.json`` says so far."""
+        return self._processes.on_main(self._read)
+
+    def add_metrics(self, **entries: Any) -> dict[str, Any]:
+        """Add entries to ``metrics.json`` and return all of it."""
+        return self._processes.on_main(lambda: self._add(entries))
+
+    def write_candidates(self, candidates: Sequence[str]) -> None:
+        """Keep what the run ranks."""
+        self._processes.on_main(lambda: write_json(self.candidates, {"candidates": list(candidates)}))
+
+    def finish(self, entries: Mapping[str, Any], card: Callable[[dict[str, Any]], str]) -> None:
+        """The last entries of ``metrics.json``, and the card; in the main process alone.
+
+        Args:
+            entries: with the status "finished", which is written last: a run that says so has everything.
+            card: makes the card's text of all entries.
+        """
+        write_text(self.card, card({**self._read(), **entries}))
+        self._add(entries)
+
+    def scored_base(self, scores: Mapping[str, Any]) -> None:
+        """Keep the scores of the unadapted model; in the main process alone."""
+        self._add({"scores": {"before": dict(scores), "after": None}})
+
+    def stopped(self, status: str | None) -> None:
+        """Say why a run that has begun is not finished; does nothing in other processes than the main one."""
+        if status is not None and self._processes.main and self.metrics.exists():
+            self._add({"status": status})
+
+    def _read(self) -> dict[str, Any]:
         if not self.metrics.exists():
             return {}
         return read_json(self.metrics, "delete it to resume without it, or start anew with --overwrite")
 
-    def add_metrics(self, **entries: Any) -> dict[str, Any]:
-        """Add entries to ``metrics.json`` and return all of it."""
-        metrics = {**self.read_metrics(), **entries}
+    def _add(self, entries: Mapping[str, Any]) -> dict[str, Any]:
+        metrics = {**self._read(), **entries}
         write_json(self.metrics, metrics)
         return metrics
 

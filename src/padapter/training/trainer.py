@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import Sampler
+from torch.utils.data import DataLoader, Sampler
 from transformers import Seq2SeqTrainer, TrainerControl
 from transformers.trainer_callback import ExportableState
 
-from padapter.training.batches import Collator, EpochSampler, Rows, raise_failures
+from padapter.evaluation.processes import ALONE, Processes
+from padapter.training.batches import FAILURE, IDLE, Collator, EpochSampler, Rows, SharedBatches, raise_failures
 from padapter.training.callbacks import EpochOrder
 from padapter.training.checkpoints import rotate, write_state, written_whole
 from padapter.training.rates import split_rates
@@ -44,7 +46,8 @@ class AdapterTrainer(Seq2SeqTrainer):
 
     Differences from its base class: checkpoints hold the adapter instead of the frozen model and appear whole or not
     at all; the order of rows depends on (seed, epoch) alone; accumulating gradients over k batches gives the gradient
-    of the one batch that the k together are; weight decay is for matrices only; scores come from the task.
+    of the one batch that the k together are; weight decay is for matrices only; scores come from the task. Several
+    processes make the steps of one: no row is added to fill a batch up.
 
     Args:
         module: maps a batch to ``{"loss": ...}``.
@@ -57,6 +60,7 @@ class AdapterTrainer(Seq2SeqTrainer):
         callbacks: watched while training.
         rate_factors: learning rates of some parameters relative to ``args.learning_rate``, see
             :meth:`padapter.methods.Method.learning_rate_factors`.
+        processes: those that train together, each with its share of every batch.
     """
 
     control: TrainerControl
@@ -73,7 +77,9 @@ class AdapterTrainer(Seq2SeqTrainer):
         rows: Rows,
         callbacks: list[Any],
         rate_factors: Mapping[str, float] | None = None,
+        processes: Processes = ALONE,
     ) -> None:
+        self.processes = processes
         self.reduction = reduction
         self.checkpoints = checkpoints
         self.score = score
@@ -112,8 +118,11 @@ class AdapterTrainer(Seq2SeqTrainer):
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
         # Where the parent process first sees the batches of a step.
-        raise_failures(batch_samples)
-        return sum(batch_units(batch, self.reduction) for batch in batch_samples)
+        failures = [batch[FAILURE] for batch in batch_samples if FAILURE in batch]
+        mine = 0.0 if failures else sum(batch_units(batch, self.reduction) for batch in batch_samples)
+        everyone = self.processes.gather((failures, mine))
+        raise_failures(failure for failed, _ in everyone for failure in failed)
+        return sum(units for _, units in everyone)
 
     def compute_loss(
         self,
@@ -122,11 +131,15 @@ class AdapterTrainer(Seq2SeqTrainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        """This batch's share of the loss of the whole accumulated batch."""
-        outputs = model(**inputs)
+        """This batch's share of the loss of the whole accumulated batch.
+
+        Times the number of processes, since gradients (and the loss in the log) are averaged over them.
+        """
+        units = batch_units(inputs, self.reduction)
+        outputs = model(**{name: value for name, value in inputs.items() if name != IDLE})
         loss = outputs["loss"]
         if num_items_in_batch is not None:
-            loss = loss * (batch_units(inputs, self.reduction) / float(num_items_in_batch))
+            loss = loss * (units * self.processes.count / float(num_items_in_batch))
         return (loss, outputs) if return_outputs else loss
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -138,13 +151,47 @@ class AdapterTrainer(Seq2SeqTrainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """In several processes, the rows of this one; accelerate would repeat rows until all have the same number."""
+        if self.processes.count == 1:
+            return super().get_train_dataloader()
+        index, count = self.processes.index, self.processes.count
+        size = self.args.per_device_train_batch_size * count
+        return DataLoader(
+            self.train_dataset,
+            batch_sampler=SharedBatches(self.order, size, index, count),
+            collate_fn=self.data_collator,
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory,
+        )
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """The base class's; each process draws its own numbers, for dropout. A checkpoint restores them."""
+        if self.processes.count > 1:
+            torch.manual_seed(self.args.seed + self.processes.index)
+        return super().train(*args, **kwargs)
+
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        random_states = self.processes.gather(self._random_state()) if self.processes.count > 1 else None
+        if self.processes.main:
+            self._write_checkpoint(random_states)
+
+    def _random_state(self) -> dict[str, bytes]:
+        """The base class's file with the state of this process's generators: name -> content."""
+        with TemporaryDirectory() as folder:
+            self._save_rng_state(folder)
+            return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+
+    def _write_checkpoint(self, random_states: list[dict[str, bytes]] | None) -> None:
         step = self.state.global_step
         with written_whole(self.checkpoints.folder, step) as folder:
             self.checkpoints.save_weights(folder / "weights")
             self._save_optimizer_and_scheduler(str(folder))
             self._save_scaler(str(folder))
-            self._save_rng_state(str(folder))
+            if random_states is None:
+                self._save_rng_state(str(folder))
+            for name, content in (item for state in random_states or () for item in state.items()):
+                (folder / name).write_bytes(content)
             for callback in (*self.callback_handler.callbacks, self.control):
                 if isinstance(callback, ExportableState):
                     self.state.stateful_callbacks[type(callback).__name__] = callback.state()
@@ -166,7 +213,12 @@ def batch_units(batch: dict[str, Any], reduction: str) -> float:
     Args:
         batch: as the collator makes it.
         reduction: ``sequence``: the number of pictures; ``token``: the weighted number of tokens with a label.
+
+    Returns:
+        The number; 0 for a batch that only keeps its process busy.
     """
+    if IDLE in batch:
+        return 0.0
     if reduction == "sequence":
         return float(batch["image_index"].max() + 1)
     labelled = (batch["labels"][:, 1:] != IGNORE).sum(dim=1)  # (S,)

@@ -6,7 +6,7 @@ import io
 import json
 import re
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -15,7 +15,7 @@ from padapter.data.check import DataTask, Examples, examine
 from padapter.data.images import IMAGE_SUFFIXES, image_format
 from padapter.data.load import fingerprint, refusal
 from padapter.data.schema import asked_fields
-from padapter.data.shards.index import Header, Index, Place, Shard, index_file, lines_of
+from padapter.data.shards.index import Header, Index, Place, Shard, index_file, lines_of, read_index
 from padapter.data.sources import available_splits, open_source
 from padapter.data.stores import ImageStore
 from padapter.errors import UserError
@@ -54,6 +54,7 @@ def write_shards(
     split: str | None = None,
     megabytes: int = DEFAULT_MEGABYTES,
     skip_bad_rows: bool = False,
+    overwrite: bool = False,
 ) -> list[Sharded]:
     """Pack splits of a data set. Every picture is decoded once before, so that no damaged one is packed.
 
@@ -66,6 +67,7 @@ def write_shards(
         split: One split, or None for every split.
         megabytes: Size at which a new shard is begun; a larger picture has one of its own.
         skip_bad_rows: Leave out rows with problems instead of refusing the data.
+        overwrite: Replace a split that was packed into the folder before, when the new one is complete.
 
     Returns:
         What was written, one for each split.
@@ -76,15 +78,21 @@ def write_shards(
     if megabytes < 1:
         raise UserError(f"--size: a shard has at least 1 megabyte; got {megabytes}.")
     found = available_splits(spec) if split is None else None
-    return [_write(spec, destination, task, name, megabytes, skip_bad_rows) for name in found or [split or "train"]]
+    return [
+        _write(spec, destination, task, name, megabytes, skip_bad_rows, overwrite)
+        for name in found or [split or "train"]
+    ]
 
 
-def _write(spec: str, folder: Path, task: DataTask, split: str, megabytes: int, skip_bad_rows: bool) -> Sharded:
+def _write(
+    spec: str, folder: Path, task: DataTask, split: str, megabytes: int, skip_bad_rows: bool, overwrite: bool
+) -> Sharded:
     source = open_source(spec, task.name, split=split)
     path = index_file(folder, source.split)
-    if path.exists():
-        raise UserError(f"{path}: exists already; give another folder, or delete it.")
-    _refuse_shards(folder, source.split)
+    if path.exists() and not overwrite:
+        raise UserError(f"{path}: exists already; give another folder, or --overwrite to replace the split.")
+    old = [shard.file for shard in read_index(path).header.shards] if path.exists() else []
+    _refuse_shards(folder, source.split, old)
     fields = asked_fields(task.fields) if source.unanswered else task.fields
     report, examples = examine(source, fields, decode=True)
     if report.problems and (not skip_bad_rows or not examples or any(problem.fatal for problem in report.problems)):
@@ -93,7 +101,10 @@ def _write(spec: str, folder: Path, task: DataTask, split: str, megabytes: int, 
         raise UserError(f"{spec}: none of the {report.rows} rows can be used.\n{report.format()}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        shards, places = _pack(source.images, examples, folder, source.split, megabytes * MEGABYTE)
+        # The new ones are packed beside the old ones, which may be what they are made of.
+        work = folder / f".{source.split}.new" if old else folder
+        work.mkdir(exist_ok=True)
+        shards, places = _pack(source.images, examples, work, source.split, megabytes * MEGABYTE)
         header = Header(
             source.name,
             source.split,
@@ -110,16 +121,29 @@ def _write(spec: str, folder: Path, task: DataTask, split: str, megabytes: int, 
         partial = path.with_name(path.name + ".partial")
         with partial.open("w", encoding="utf-8", newline="\n") as stream:
             stream.writelines(lines_of(Index(header, places, rows)))
+        if old:
+            _exchange(path, old, work, [shard.file for shard in shards])
         partial.replace(path)
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror or error}).") from error
     return Sharded(header, path)
 
 
-def _refuse_shards(folder: Path, split: str) -> None:
-    """Tar files with the names of shards but no index may be anybody's: they are not written over."""
+def _exchange(index: Path, old: Sequence[str], work: Path, new: Sequence[str]) -> None:
+    """Take old shards away and put new ones in their place; the index goes first, so that it never lies."""
+    index.unlink()
+    for name in old:
+        (index.parent / name).unlink(missing_ok=True)
+    for name in new:
+        (work / name).replace(index.parent / name)
+    work.rmdir()
+
+
+def _refuse_shards(folder: Path, split: str, own: Sequence[str]) -> None:
+    """Tar files with the names of shards that stand in no index may be anybody's: they are not written over."""
     shard = re.compile(re.escape(split) + r"-\d{6,}\.tar")
-    there = sorted(path.name for path in folder.iterdir() if shard.fullmatch(path.name)) if folder.is_dir() else []
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    there = sorted(name for name in names if shard.fullmatch(name) and name not in own)
     if there:
         more = f", ... ({len(there)} in all)" if len(there) > 5 else ""
         raise UserError(

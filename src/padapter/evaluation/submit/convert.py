@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from padapter.data.schema import FieldError, parse_id
+from padapter.data.schema import FieldError, asked_fields, parse_id
 from padapter.data.sources import open_source
 from padapter.errors import UserError
 from padapter.evaluation.files import check_file, output_problems
@@ -19,6 +19,7 @@ from padapter.evaluation.results import write_text
 from padapter.evaluation.submit import FORMATS, Answer, Format
 from padapter.evaluation.submit.base import as_json
 from padapter.options import SubmitOptions
+from padapter.tasks import get_task
 
 SHOWN = 5
 
@@ -62,7 +63,7 @@ def submit(options: SubmitOptions) -> Submission:
             raise UserError(f"--output: {output} exists; choose another file or give --overwrite")
         check_file(output)
         form = _format(options)
-        wanted = row_ids(options.data, form.task, options.split)
+        wanted, answered = read_rows(options.data, form.task, options.split)
         answers = read_answers(Path(options.predictions))
         problems = [*_misfits(answers, wanted), *_wrong_ids(answers, form)]
         if problems:
@@ -75,7 +76,14 @@ def submit(options: SubmitOptions) -> Submission:
         ordered = [given[key] for key in wanted]
         entries = [form.entry(answer) for answer in ordered]
         write_text(output, as_json(entries))
-    return Submission(output, form, len(entries), tuple(_notes(form, ordered, entries, output)))
+    notes = [*_notes(form, ordered, entries, output)]
+    if answered:
+        notes.insert(
+            0,
+            f"the rows of split {options.split!r} have answers, and servers score splits that keep theirs back: no "
+            "server may score this file; `padapter eval` does",
+        )
+    return Submission(output, form, len(entries), tuple(notes))
 
 
 def read_answers(path: Path) -> list[Answer]:
@@ -91,8 +99,8 @@ def read_answers(path: Path) -> list[Answer]:
     return [_answer(line, f"{path}, line {number}") for number, line in enumerate(lines, start=1) if line.strip()]
 
 
-def row_ids(spec: str, task: str, split: str) -> list[str]:
-    """The ids of a data set's rows, in order, each once.
+def read_rows(spec: str, task: str, split: str) -> tuple[list[str], bool]:
+    """The ids of a data set's rows, in order, each once, and whether all rows have answers.
 
     Args:
         spec: the data.
@@ -102,7 +110,10 @@ def row_ids(spec: str, task: str, split: str) -> list[str]:
     Raises:
         UserError: the data cannot be read, or a row has no id of its own.
     """
+    fields = get_task(task).fields
+    kept_back = [spec for spec in fields if spec.required and spec not in asked_fields(fields)]
     ids: dict[str, None] = {}
+    answered = True
     for row in open_source(spec, task, split=split).rows:
         try:
             key = parse_id(row.values.get("id")) if row.values is not None else None
@@ -112,7 +123,8 @@ def row_ids(spec: str, task: str, split: str) -> list[str]:
         if key is None:
             raise UserError(f"{row.file}, line {row.line}: {reason}; `padapter data check {spec}` lists every problem")
         ids[key] = None
-    return list(ids)
+        answered = answered and all(item.find(row.values or {}) is not None for item in kept_back)
+    return list(ids), answered
 
 
 def _format(options: SubmitOptions) -> Format:

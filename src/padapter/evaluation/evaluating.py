@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
 import time
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from padapter.data import LoadedData, load_data, overlap
-from padapter.data.schema import asked_fields
-from padapter.errors import UserError
+from padapter.data import LoadedData, overlap
 from padapter.evaluation.answers import answer_rows
-from padapter.evaluation.files import check_file, check_folder, output_problems, read_json
+from padapter.evaluation.beforehand import Questions, data_to_score, rows_to_answer
+from padapter.evaluation.files import output_problems, read_json
 from padapter.evaluation.journal import remove_partials
 from padapter.evaluation.predict import Asking, without_images
 from padapter.evaluation.processes import join_processes
@@ -24,7 +22,6 @@ from padapter.evaluation.results import peak_memory, provenance, write_json, wri
 from padapter.evaluation.source import load_source
 from padapter.options import EvalOptions, PredictOptions
 from padapter.tasks import Prediction, Scores, Task
-from padapter.tasks.unanswered import unanswered
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -74,6 +71,7 @@ def evaluate(
     candidates: Sequence[str] | None = None,
     output: Path | None = None,
     overwrite: bool = False,
+    deliver: Callable[[Evaluation, Iterable[dict[str, Any]]], None] | None = None,
     title: str = "scoring",
     quiet: bool = False,
 ) -> Evaluation:
@@ -94,6 +92,9 @@ def evaluate(
             there, to ``output`` in the rows' order together with the references, the score of each and its rule.
             What an interrupted call has left there is gone on from.
         overwrite: drop what is there if another model, other data or other options gave it.
+        deliver: writes ``output``, whose lines it is given, and what else belongs to it; called in the main process.
+            The answers on their way are deleted only when it returns: whatever ends it in the middle, the same call
+            again asks for nothing. ``None`` writes ``output`` alone.
         title: stands beside the progress bar.
         quiet: no progress bar.
 
@@ -118,27 +119,38 @@ def evaluate(
         quiet=quiet,
     )
 
-    def score() -> Scores:
+    def evaluation(scores: Scores, seconds: float) -> Evaluation:
+        return Evaluation(
+            metrics=dict(scores.metrics),
+            rule=scores.rule,
+            rows=len(predictions),
+            seconds=seconds,
+            predictions=predictions,
+            per_item=dict(scores.per_item),
+            details=dict(scores.details),
+        )
+
+    def score() -> tuple[Scores, float]:
         scores = task.score(predictions, data.dataset)
+        seconds = time.perf_counter() - start
         if output is not None:
-            write_jsonl(output, _full_lines(predictions, data.dataset, scores))
+            lines = _full_lines(predictions, data.dataset, scores)
+            if deliver is None:
+                write_jsonl(output, lines)
+            else:
+                deliver(evaluation(scores, seconds), lines)
             remove_partials(output)
-        return scores
+        return scores, seconds
 
-    scores = processes.on_main(score)
-    return Evaluation(
-        metrics=dict(scores.metrics),
-        rule=scores.rule,
-        rows=len(predictions),
-        seconds=time.perf_counter() - start,
-        predictions=predictions,
-        per_item=dict(scores.per_item),
-        details=dict(scores.details),
-    )
+    return evaluation(*processes.on_main(score))
 
 
-def evaluate_source(options: EvalOptions) -> dict[str, Any]:
+def evaluate_source(options: EvalOptions, data: LoadedData | None = None) -> dict[str, Any]:
     """``padapter eval``: load a run or a model, score it, and write the results if ``output`` is given.
+
+    Args:
+        options: what is scored, and on what.
+        data: what :func:`padapter.evaluation.beforehand.data_to_score` has found; by default it is asked.
 
     Returns:
         The content of ``metrics.json``.
@@ -146,20 +158,14 @@ def evaluate_source(options: EvalOptions) -> dict[str, Any]:
     Raises:
         UserError: for anything wrong with the options, the run, the model or the data.
     """
+    data = data_to_score(options) if data is None else data
     folder = Path(options.output) if options.output is not None else None
     with output_problems(folder):
-        return _evaluate_into(folder, options)
+        return _evaluate_into(folder, options, data)
 
 
-def _evaluate_into(folder: Path | None, options: EvalOptions) -> dict[str, Any]:
-    if folder is not None:
-        if (folder / "metrics.json").exists() and not options.overwrite:
-            raise UserError(f"--output: {folder} already holds results; choose another folder or give --overwrite")
-        check_folder(folder)
+def _evaluate_into(folder: Path | None, options: EvalOptions, data: LoadedData) -> dict[str, Any]:
     source = load_source(options, load_model=False)
-    data = load_data(
-        options.data, source.task, split=options.split, skip_bad_rows=options.skip_bad_rows, limit=options.limit
-    )
     if options.run is not None:
         _warn_of_overlap(Path(options.run), data)
     source.load_model()
@@ -168,6 +174,30 @@ def _evaluate_into(folder: Path | None, options: EvalOptions) -> dict[str, Any]:
     if source.asking.inference == "rank" and candidates is None and source.task.default_inference == "rank":
         # Such a task has a closed set of labels. The answers of an open task would be given away by the same line.
         candidates = source.task.candidates(data.dataset)
+
+    reports: list[dict[str, Any]] = []  # the one that was written
+
+    def report(result: Evaluation) -> dict[str, Any]:
+        return {
+            "task": source.task.name,
+            "primary_metric": source.task.primary_metric,
+            "scores": result.summary(),
+            "source": source.describe(),
+            "asking": asdict(source.asking),
+            "preprocessing": source.backbone.preprocessing(),
+            "data": describe_data(data),
+            "memory": peak_memory(),
+            "provenance": provenance(),
+        }
+
+    def deliver(result: Evaluation, lines: Iterable[dict[str, Any]]) -> None:
+        if folder is not None and answers is not None:
+            # Scores never stand beside answers that they do not belong to.
+            (folder / "metrics.json").unlink(missing_ok=True)
+            write_jsonl(answers, lines)
+            reports.append(report(result))
+            write_json(folder / "metrics.json", reports[0])
+
     result = evaluate(
         source.backbone,
         source.task,
@@ -176,22 +206,10 @@ def _evaluate_into(folder: Path | None, options: EvalOptions) -> dict[str, Any]:
         candidates=candidates,
         output=answers,
         overwrite=options.overwrite,
+        deliver=deliver,
         quiet=options.quiet,
     )
-    report = {
-        "task": source.task.name,
-        "primary_metric": source.task.primary_metric,
-        "scores": result.summary(),
-        "source": source.describe(),
-        "asking": asdict(source.asking),
-        "preprocessing": source.backbone.preprocessing(),
-        "data": describe_data(data),
-        "memory": peak_memory(),
-        "provenance": provenance(),
-    }
-    if folder is not None and join_processes().main:
-        write_json(folder / "metrics.json", report)
-    return report
+    return reports[0] if reports else report(result)
 
 
 def _warn_of_overlap(run: Path, data: LoadedData) -> None:
@@ -204,12 +222,15 @@ def _warn_of_overlap(run: Path, data: LoadedData) -> None:
         warnings.warn(found, stacklevel=2)
 
 
-def predict_source(options: PredictOptions, stream: TextIO | None = None) -> list[Prediction]:
+def predict_source(
+    options: PredictOptions, stream: TextIO | None = None, questions: Questions | None = None
+) -> list[Prediction]:
     """``padapter predict``: answer one picture, or the rows of a data set.
 
     Args:
         options: what answers, and what is asked.
         stream: where answers go when ``options.output`` is not given; standard output by default.
+        questions: what :func:`padapter.evaluation.beforehand.rows_to_answer` has found; by default it is asked.
 
     Returns:
         The predictions, in the rows' order.
@@ -217,26 +238,23 @@ def predict_source(options: PredictOptions, stream: TextIO | None = None) -> lis
     Raises:
         UserError: for anything wrong with the options, the run, the model or the data.
     """
+    questions = rows_to_answer(options) if questions is None else questions
     output = Path(options.output) if options.output is not None else None
     with output_problems(output):
-        return _predict_into(output, options, stream)
+        return _predict_into(output, options, questions, stream)
 
 
-def _predict_into(output: Path | None, options: PredictOptions, stream: TextIO | None) -> list[Prediction]:
-    if output is not None:
-        if output.exists() and not options.overwrite:
-            raise UserError(f"--output: {output} exists; choose another file or give --overwrite")
-        check_file(output)
-    source = load_source(options, load_model=False)
-    rows, fingerprint = _rows_to_answer(options, source.task)
-    source.load_model()
+def _predict_into(
+    output: Path | None, options: PredictOptions, questions: Questions, stream: TextIO | None
+) -> list[Prediction]:
+    source = load_source(options)
     processes = join_processes()
     predictions = answer_rows(
         source.backbone,
         source.task,
-        rows,
+        questions.rows,
         source.asking,
-        fingerprint=fingerprint,
+        fingerprint=questions.fingerprint,
         processes=processes,
         candidates=source.candidates,
         output=output,
@@ -285,40 +303,3 @@ def _full_lines(predictions: Sequence[Prediction], rows: Dataset, scores: Scores
         score = scores.per_item.get(prediction.id)
         scored = {} if score is None else {"score": score, "rule": scores.rule}
         yield {**as_line(prediction), **scored, **fields}
-
-
-def _rows_to_answer(options: PredictOptions, task: Task) -> tuple[Dataset, str]:
-    """The rows and their fingerprint."""
-    if options.data is None:
-        image = str(options.image)
-        row = one_row(task, image, options.text)
-        digest = hashlib.sha256(json.dumps([image, options.text]).encode())
-        digest.update(Path(image).read_bytes())
-        return row, digest.hexdigest()[:16]
-    data = load_data(
-        options.data,
-        unanswered(task),
-        split=options.split,
-        skip_bad_rows=options.skip_bad_rows,
-        limit=options.limit,
-    )
-    return data.dataset, data.fingerprint
-
-
-def one_row(task: Task, image: str, text: str | None) -> Dataset:
-    """A data set of one row made from a picture and the text that belongs to it.
-
-    Raises:
-        UserError: when the picture is not there, or the task needs a text and none was given, or takes none.
-    """
-    from datasets import Dataset
-
-    if not Path(image).is_file():
-        raise UserError(f"--image: {image} is not a file")
-    asked = asked_fields(task.fields)
-    if not asked and text is not None:
-        raise UserError(f"--text: task {task.name!r} takes no text")
-    if asked and (text is None or not text.strip()):
-        raise UserError(f"--text: task {task.name!r} needs the {asked[0].name}")
-    texts = {field.name: text for field in asked}
-    return Dataset.from_list([{"id": image, "image": {"path": image, "bytes": None}, **texts}])
