@@ -14,6 +14,7 @@ from tiny_models import HEADS, MODELS
 from torch import nn
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
+import padapter.models
 from padapter.architectures import AttentionSite, find_sites
 from padapter.architectures.sites import resolve
 from padapter.architectures.table import architectures
@@ -116,7 +117,7 @@ def test_cross_attention_is_where_keys_have_another_source_than_queries(name, by
 
 CROSSING = {
     "blip", "blip-2 (OPT)", "blip-2 (T5)", "instructblip", "florence-2", "kosmos-2", "pix2struct", "vit + gpt-2",
-    "vit + trocr", "mllama", "t5", "bart",
+    "vit + trocr", "mllama", "t5", "bart", "blip (VQA)", "mplug", "mplug (VQA)",
 }  # fmt: skip
 
 
@@ -273,8 +274,12 @@ def test_lora_alone_is_merged_as_ever():
         torch.testing.assert_close(outputs(lora.merge_and_unload(), inputs), expected, atol=1e-4, rtol=1e-4)
 
 
-def test_every_row_names_a_class_of_transformers():
-    files = Path(transformers.__file__).parent.glob("models/*/modeling_*.py")
+def test_every_row_names_a_class_of_a_model():
+    """Of transformers, or of this package."""
+    files = [
+        *Path(transformers.__file__).parent.glob("models/*/modeling_*.py"),
+        *Path(padapter.models.__file__).parent.glob("*/*.py"),
+    ]
     classes = {name for file in files for name in re.findall(r"^class (\w+)", file.read_text(encoding="utf-8"), re.M)}
     rows = [row for known in architectures() for row in (*known.attention, *known.feed_forward)]
     assert {row.module for row in rows} <= classes

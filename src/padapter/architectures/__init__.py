@@ -27,6 +27,7 @@ from padapter.architectures.interface import (
     p_adapter_attention,
 )
 from padapter.architectures.language import BERT, DECODERS, ENCODER_DECODERS, KOSMOS2
+from padapter.architectures.mplug import MPLUG
 from padapter.architectures.node_query import PackedSlice
 from padapter.architectures.shimmed import BLIP, GIT, TROCR
 from padapter.architectures.sites import AttentionSite, FeedForwardSite, Site, describe_sites, find_sites
@@ -71,5 +72,5 @@ __all__ = [
     "unregister_architecture",
 ]
 
-for _architecture in (BLIP, GIT, TROCR, DECODERS, ENCODER_DECODERS, BERT, KOSMOS2, VISION, CONNECTORS):
+for _architecture in (BLIP, GIT, TROCR, DECODERS, ENCODER_DECODERS, BERT, KOSMOS2, VISION, CONNECTORS, MPLUG):
     register_architecture(_architecture)
