@@ -19,6 +19,7 @@ MPLUG = Architecture(
             num_heads="num_attention_heads",
             decoder="is_decoder",
             cross=CROSS_NAMES,
+            padding="...attention.self",
         ),
         AttentionRow(
             module="MPlugVisionAttention",

@@ -24,6 +24,7 @@ BLIP = Architecture(
             decoder=True,
             shim=BlipTextShim,
             cross=CROSS_NAMES,
+            padding="...attention.self",
         ),
         AttentionRow(
             module="BlipAttention",

@@ -29,6 +29,7 @@ class AttentionSite:
         part: the part of the model it belongs to.
         output_parent: the module that holds the output projection.
         output_child: the attribute that holds it there.
+        padding: the self-attention whose mask says which queries are padding, of an encoder's cross-attention.
     """
 
     row: AttentionRow
@@ -41,6 +42,7 @@ class AttentionSite:
     part: str
     output_parent: nn.Module
     output_child: str
+    padding: nn.Module | None = None
 
     def output(self) -> nn.Module:
         """What stands at the place of the output projection now."""
@@ -138,7 +140,10 @@ def _attention_site(
     cross = row.cross if isinstance(row.cross, bool) else bool(re.fullmatch(row.cross, name))
     parent, _, child = output.rpartition(".")
     holder = model.get_submodule(parent)
-    return output, AttentionSite(row, name, module, query, heads, decoder, cross, part, holder, child)
+    padding = None
+    if row.padding is not None and cross and not decoder:
+        padding = _submodule(model, resolve(name, row.padding), row.module, name)
+    return output, AttentionSite(row, name, module, query, heads, decoder, cross, part, holder, child, padding)
 
 
 def _existing(module: nn.Module, paths: str) -> str:

@@ -58,6 +58,8 @@ class AttentionRow:
             module that says so.
         cross: whether its keys and values come from other tokens than its queries. A string is a regular expression
             of the full names of those modules of the class for which they do.
+        padding: relative path of the self-attention that has just run over the same tokens, whose mask says which
+            queries of an encoder's cross-attention are padding; None where there is none among them.
         part: which part of a model it belongs to, one of `PARTS`. A vision row inside a text tower
             (``text_model``) counts as language.
         node_query: where the query nodes' features come from; None for the ``query`` of the attention function.
@@ -76,6 +78,7 @@ class AttentionRow:
     node_query: NodeQuery | None = None
     shim: type[AttentionShim] | None = None
     cross: bool | str = CROSS_NAMES
+    padding: str | None = None
 
 
 @dataclass(frozen=True)
