@@ -33,10 +33,12 @@ from padapter.architectures.shimmed import BLIP, GIT, TROCR
 from padapter.architectures.sites import AttentionSite, FeedForwardSite, Site, describe_sites, find_sites
 from padapter.architectures.table import (
     PARTS,
+    UNIONS,
     Architecture,
     AttentionRow,
     FeedForwardRow,
     NodeQuery,
+    Place,
     architectures,
     register_architecture,
     unregister_architecture,
@@ -47,6 +49,7 @@ from padapter.architectures.vision import CONNECTORS, VISION
 __all__ = [
     "ATTENTION_NAME",
     "PARTS",
+    "UNIONS",
     "WHERE",
     "Architecture",
     "AttentionAdapter",
@@ -59,6 +62,7 @@ __all__ = [
     "InterfaceShim",
     "NodeQuery",
     "PackedSlice",
+    "Place",
     "Site",
     "architectures",
     "as_pattern",

@@ -6,7 +6,7 @@ The connected layer of the fusion network attends to image and text together, ke
 
 from __future__ import annotations
 
-from padapter.architectures.table import CROSS_NAMES, Architecture, AttentionRow, FeedForwardRow
+from padapter.architectures.table import CROSS_NAMES, Architecture, AttentionRow, FeedForwardRow, Place
 
 MPLUG = Architecture(
     name="mplug",
@@ -39,4 +39,5 @@ MPLUG = Architecture(
         ),
         FeedForwardRow(module="MPlugVisionMLP", input="fc1", output="fc2"),
     ),
+    places=(Place(r"(?:.*\.)?fusion_encoder\..*", part="fusion"),),
 )

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from padapter.architectures.generic import dotted, guess_row, original_class
-from padapter.architectures.table import Architecture, AttentionRow, FeedForwardRow, architectures
+from padapter.architectures.table import Architecture, AttentionRow, FeedForwardRow, Place, architectures
 from padapter.errors import UserError
 
 
@@ -26,7 +26,7 @@ class AttentionSite:
         num_heads: its number of query heads.
         decoder: whether it generates token by token.
         cross: whether its keys and values come from other tokens than its queries.
-        part: the part of the model it belongs to.
+        part: the part of the model it belongs to, one of `PARTS`.
         output_parent: the module that holds the output projection.
         output_child: the attribute that holds it there.
         padding: the self-attention whose mask says which queries are padding, of an encoder's cross-attention.
@@ -135,8 +135,10 @@ def _attention_site(
         )
     decoder = row.decoder if isinstance(row.decoder, bool) else bool(dotted(module, row.decoder))
     part = "language" if row.part == "vision" and _TEXT_TOWER.fullmatch(name) else row.part
-    if architecture is not None and architecture.encoders and re.fullmatch(architecture.encoders, name):
-        decoder, part = False, architecture.encoder_part or part
+    place = _place(architecture, name)
+    decoder, part = decoder if place.decoder is None else place.decoder, place.part or part
+    if part == "language":
+        part = "decoder" if decoder else "text_encoder"
     cross = row.cross if isinstance(row.cross, bool) else bool(re.fullmatch(row.cross, name))
     parent, _, child = output.rpartition(".")
     holder = model.get_submodule(parent)
@@ -144,6 +146,11 @@ def _attention_site(
     if row.padding is not None and cross and not decoder:
         padding = _submodule(model, resolve(name, row.padding), row.module, name)
     return output, AttentionSite(row, name, module, query, heads, decoder, cross, part, holder, child, padding)
+
+
+def _place(architecture: Architecture | None, name: str) -> Place:
+    places = () if architecture is None else architecture.places
+    return next((place for place in places if re.fullmatch(place.names, name)), Place(".*"))
 
 
 def _existing(module: nn.Module, paths: str) -> str:
