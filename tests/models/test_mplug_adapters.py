@@ -9,14 +9,15 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, PrefixTuningConfig, get_peft_model
 from tiny_mplug import model_of, pictures, talkative, texts, tiny
-from transformers import BlipConfig, BlipForQuestionAnswering
+from transformers import BlipConfig, BlipForQuestionAnswering, Trainer, TrainingArguments
 
 from padapter.architectures import AttentionSite, find_sites
 from padapter.architectures.sites import resolve
 from padapter.errors import UserError
 from padapter.functional.reference import adjacency, attention_probabilities, iterate
 from padapter.methods.prefix_model import PrefixModel
-from padapter.tuners import TUNERS, PAdapterConfig
+from padapter.training.gradients import GradientCheck, untrained
+from padapter.tuners import TUNERS, BottleneckConfig, PAdapterConfig
 from padapter.tuners.p_adapter.layer import PAdapterLayer
 
 CLOSE = {"rtol": 1e-9, "atol": 1e-9}
@@ -339,3 +340,70 @@ def test_lora_is_merged_as_in_any_model(vqa):
     with torch.no_grad():
         merged = model.merge_and_unload()(pictures(sizes, 2), **inputs)
     torch.testing.assert_close(merged.logits, found.logits, **CLOSE)
+
+
+class Captions(torch.nn.Module):
+    """The whole model, trained on captions: its decoder attends to the image, and nothing reads a question."""
+
+    def __init__(self, model) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixel_values, labels):
+        inner = self.model.base_model.model
+        states = inner.encode_images(pixel_values)
+        return inner.text_decoder(labels, encoder_hidden_states=states, labels=labels)
+
+
+def train_captions(vqa, folder, where: str, config=PAdapterConfig):
+    """(module, check, weights before) after two steps."""
+    plain, sizes = vqa
+    options = {"where": where, "activation": "gelu"}
+    module = Captions(get_peft_model(copy.deepcopy(plain), config(**options), autocast_adapter_dtype=False).double())
+    check, before = GradientCheck(module), {name: value.clone() for name, value in module.named_parameters()}
+    pixels, (ids, _) = pictures(sizes, 2), texts(sizes, [4, 4])
+    rows = [{"pixel_values": picture, "labels": row} for picture, row in zip(pixels, ids, strict=True)]
+    arguments = TrainingArguments(
+        output_dir=str(folder), max_steps=2, learning_rate=0.1, weight_decay=0.1, use_cpu=True, report_to="none",
+        remove_unused_columns=False, disable_tqdm=True, save_strategy="no",
+    )  # fmt: skip
+    Trainer(model=module, args=arguments, train_dataset=rows, callbacks=[check]).train()
+    return module, check, before
+
+
+@pytest.mark.parametrize("config", [PAdapterConfig, BottleneckConfig])
+def test_adapters_that_captions_do_not_train_are_said(vqa, tmp_path, config):
+    message = (
+        r"[\d,]+ of [\d,]+ trainable parameters got no gradient in the first step and stay as they are: "
+        r"[\d,]+ in the text_encoder part \(model\.base_model\.model\.text_encoder\.encoder\.layer\.0\.[^;]*\); "
+        r"[\d,]+ in the fusion part \(.*fusion_encoder\.encoder\.layer\.0\..* and \d+ more\).*trains is in: decoder\."
+    )
+    with pytest.warns(UserWarning, match=message) as caught:
+        module, check, before = train_captions(vqa, tmp_path, "language", config)
+    assert sum("got no gradient" in str(warning.message) for warning in caught) == 1
+    trainable = {name: value for name, value in module.named_parameters() if value.requires_grad}
+    idle = {name: value for name, value in trainable.items() if "text_decoder" not in name}
+    assert {name for names in check.found.names.values() for name in names} == idle.keys()
+    assert check.found.total == sum(value.numel() for value in idle.values())
+    assert check.found.of == sum(value.numel() for value in trainable.values())
+    assert all(torch.equal(value, before[name]) == (name in idle) for name, value in trainable.items())
+    assert not module._forward_hooks  # nothing is looked at any more
+
+
+def test_training_captions_with_nothing_but_the_fusion_network_is_refused(vqa, tmp_path):
+    with pytest.raises(UserError, match=r"none of the [\d,]+ trainable parameters got a gradient.* in the fusion part"):
+        train_captions(vqa, tmp_path, "fusion")
+    captioner, _, _ = tiny("caption")  # which has none at all
+    with pytest.raises(
+        UserError, match=r"where='fusion'.*leaves nothing to adapt. MPlugForConditionalGeneration has 4 in"
+    ):
+        get_peft_model(captioner, PAdapterConfig(where="fusion"))
+
+
+def test_what_lora_does_not_train_is_told_by_part(vqa):
+    plain, sizes = vqa
+    module = Captions(get_peft_model(copy.deepcopy(plain), LoraConfig(target_modules=["query", "q_proj"])).double())
+    module(pictures(sizes, 2), texts(sizes, [4, 4])[0]).loss.backward()
+    found = untrained(module)
+    assert found.counts == {"text_encoder": 8 * 16, "fusion": 7 * 8 * 16}  # r = 8, 8 features in and out
+    assert found.trained == ("vision", "decoder")

@@ -30,7 +30,7 @@ from padapter.architectures.language import BERT, DECODERS, ENCODER_DECODERS, KO
 from padapter.architectures.mplug import MPLUG
 from padapter.architectures.node_query import PackedSlice
 from padapter.architectures.shimmed import BLIP, GIT, TROCR
-from padapter.architectures.sites import AttentionSite, FeedForwardSite, Site, describe_sites, find_sites
+from padapter.architectures.sites import AttentionSite, FeedForwardSite, Site, describe_sites, find_sites, part_of
 from padapter.architectures.table import (
     PARTS,
     UNIONS,
@@ -72,6 +72,7 @@ __all__ = [
     "detach",
     "find_sites",
     "p_adapter_attention",
+    "part_of",
     "register_architecture",
     "unregister_architecture",
 ]

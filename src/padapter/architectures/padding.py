@@ -49,8 +49,9 @@ class PaddingTap:
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Keep which tokens are there while an adapter wants it."""
         mask = kwargs.get("attention_mask", args[1] if len(args) > 1 else None)
-        wanted = mask is not None and self.attention.padapter_layer.changes_attention()
-        self._kept = ~hidden_keys(mask).all(dim=1) if wanted else None
+        self._kept = None
+        if mask is not None and self.attention.padapter_layer.changes_attention():
+            self._kept = ~hidden_keys(mask).all(dim=1)
 
     def take(self, query: torch.Tensor) -> torch.Tensor | None:
         """Which queries of a ``query`` (B, H, N1, dk) are tokens, (B or 1, N1), or None: all.

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 from torch import nn
 
@@ -64,6 +65,7 @@ class FeedForwardSite:
 
 
 Site = AttentionSite | FeedForwardSite
+SiteT = TypeVar("SiteT", bound=Site)
 
 _TEXT_TOWER = re.compile(r"(?:.*\.)?(?:text_model|text_encoder)(?:\..*)?")
 
@@ -97,6 +99,23 @@ def find_sites(model: nn.Module) -> dict[str, Site]:
         blocks.extend((name, block) for block in feed_forward.get(class_name, ()))
     placed = (_feed_forward_site(model, name, block, found) for name, block in blocks)
     return {**found, **{output: site for output, site in placed if site is not None}}
+
+
+def part_of(name: str, sites: Mapping[str, Site]) -> str | None:
+    """The part of a model in which a module or parameter stands: that of the block it is in, or of the layer.
+
+    Args:
+        name: full name of the module or parameter, adapters included.
+        sites: those of the model.
+
+    Returns:
+        One of `PARTS`, or None if it stands in no layer that has a site.
+    """
+    inside = next((site for output, site in sites.items() if f"{name}.".startswith(f"{output}.")), None)
+    if inside is not None:
+        return inside.part
+    nearest = _nearest(name, sites.values())
+    return None if nearest is None else nearest.part
 
 
 def describe_sites(sites: Iterable[Site]) -> str:
@@ -166,10 +185,17 @@ def _feed_forward_site(
     source = _submodule(model, resolve(name, row.input), row.module, name)
     if row.part is not None:
         return output, FeedForwardSite(row, name, source, decoder=False, part=row.part)
-    nearest = max(attention.values(), key=lambda site: len(_shared(site.name, output)), default=None)
-    if nearest is None or not any(part.isdigit() for part in _shared(nearest.name, output)):
+    nearest = _nearest(output, attention.values())
+    if nearest is None:
         return output, None  # in no layer with an attention module: a pooling head, say, that many models never call
     return output, FeedForwardSite(row, name, source, nearest.decoder, nearest.part)
+
+
+def _nearest(name: str, sites: Iterable[SiteT]) -> SiteT | None:
+    """The site whose name shares most with another name, if they are in the same layer."""
+    nearest = max(sites, key=lambda site: len(_shared(site.name, name)), default=None)
+    same_layer = nearest is not None and any(part.isdigit() for part in _shared(nearest.name, name))
+    return nearest if same_layer else None
 
 
 def _shared(one: str, other: str) -> list[str]:
