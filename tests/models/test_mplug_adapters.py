@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 
 import mplug_reference as reference
 import pytest
@@ -98,6 +99,73 @@ def test_how_far_a_question_is_padded_changes_nothing_in_the_text_encoder_of_bli
         for row, length in enumerate((4, 2)):
             alone = model.text_encoder(ids[row : row + 1, :length], encoder_hidden_states=states[row : row + 1])[0]
             torch.testing.assert_close(batch[row : row + 1, :length], alone, **CLOSE)
+
+
+def padded_inputs(sizes) -> dict[str, torch.Tensor]:
+    (ids, mask), (answers, _) = texts(sizes, [5, 2, 3]), texts(sizes, [4] * 3, seed=5)
+    return {"pixel_values": pictures(sizes, 3), "input_ids": ids, "attention_mask": mask, "decoder_input_ids": answers}
+
+
+def test_padding_in_a_batch_with_several_adapters(vqa):
+    base, sizes = copy.deepcopy(vqa[0]), vqa[1]
+    model = adapted(base, PAdapterConfig(where="all"))
+    model.add_adapter("other", PAdapterConfig(where="all", p=1.1, init_weights=False), autocast_adapter_dtype=False)
+    names, inputs = ["default", "__base__", "other"], padded_inputs(sizes)
+    model.double()
+    with torch.no_grad():
+        mixed = model(**inputs, adapter_names=names).logits
+        for row, name in enumerate(names):
+            here = {key: value[row : row + 1] for key, value in inputs.items()}
+            if name == "__base__":
+                with model.disable_adapter():
+                    alone = model(**here).logits
+            else:
+                model.set_adapter(name)
+                alone = model(**here).logits
+            torch.testing.assert_close(mixed[row : row + 1], alone, **CLOSE)
+
+
+def test_padding_in_copies_and_after_unloading(vqa):
+    plain, sizes = vqa
+    inputs, model = padded_inputs(sizes), adapted(copy.deepcopy(plain), PAdapterConfig(where="fusion"))
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    with torch.no_grad():
+        found = model(**inputs).logits
+        for again in (copy.deepcopy(model), torch.load(file, weights_only=False)):
+            assert torch.equal(again(**inputs).logits, found)
+        assert torch.equal(model.unload()(**inputs).logits, plain.requires_grad_(False)(**inputs).logits)
+    for module in model.base_model.model.modules():
+        assert not module._forward_pre_hooks
+        assert not module._forward_pre_hooks_with_kwargs
+        assert not any(name.startswith("_padapter") for name in module.__dict__)
+
+
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_padding_with_gradient_checkpointing(vqa, reentrant):
+    model, inputs = adapted(copy.deepcopy(vqa[0]), PAdapterConfig(where="all")), padded_inputs(vqa[1])
+    inputs["labels"] = inputs["decoder_input_ids"]
+
+    def gradients() -> dict[str, torch.Tensor]:
+        model.zero_grad()
+        model.train()(**inputs).loss.backward()
+        return {name: value.grad.clone() for name, value in model.named_parameters() if value.requires_grad}
+
+    plain = gradients()
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
+    for name, gradient in gradients().items():
+        torch.testing.assert_close(gradient, plain[name], msg=name, **CLOSE)
+
+
+def test_a_mask_about_other_tokens_is_refused(vqa):
+    """A row whose `padding` names the wrong module."""
+    model = adapted(copy.deepcopy(vqa[0]), PAdapterConfig(where="fusion"))
+    tap = model.base_model.model.fusion_encoder.encoder.layer[0].crossattention.self.__dict__["_padapter_padding"]
+    tap._kept = torch.ones(3, 9, dtype=torch.bool)
+    with pytest.raises(RuntimeError, match=r"mask about \(3, 9\) tokens; mend `padding` in the row"):
+        tap.take(torch.zeros(3, 2, 5, 4))
 
 
 def tokens_of(name: str, lengths: list[int], images: int, row: int) -> tuple[list[int], list[int], bool]:
