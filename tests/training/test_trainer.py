@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -92,6 +93,8 @@ def test_a_parameter_without_gradient_is_named():
     ):
         check.on_pre_optimizer_step(None, None, None)
     assert check.found.counts == {"other": 4}
+    with pytest.raises(UserError, match=r"4 of 10 .*idle\.weight.*or train in one process"):
+        GradientCheck(module).on_pre_optimizer_step(SimpleNamespace(world_size=2), None, None)
     module["used"].requires_grad_(False)
     with pytest.raises(UserError, match=r"none of the 4 trainable parameters got a gradient.*idle\.weight"):
         GradientCheck(module).on_pre_optimizer_step(None, None, None)

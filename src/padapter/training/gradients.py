@@ -112,13 +112,20 @@ class GradientCheck(TrainerCallback):
         """Warn of parameters without a gradient.
 
         Raises:
-            UserError: if nothing is trainable, or if nothing that is got a gradient.
+            UserError: if nothing is trainable, if nothing that is got a gradient, or if something did not and several
+                processes train together, whose gradients are averaged in groups that wait for every member.
         """
         if self.found is not None:
             return
         self.found = untrained(self.module)
         if self.found.total == self.found.of:
             raise nothing_trained(self.found)
+        if self.found.total and getattr(args, "world_size", 1) > 1:
+            raise UserError(
+                f"--method: {self.found.total:,} of {self.found.of:,} trainable parameters got no gradient: "
+                f"{self.found}. Several processes can train together only what the model runs for this task: choose "
+                "parts (`where`) or target modules that leave these out, or train in one process"
+            )
         if self.found.total:
             parts = ", ".join(self.found.trained)
             warnings.warn(
