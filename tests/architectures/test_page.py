@@ -18,6 +18,7 @@ from padapter.architectures import AttentionSite, Site, find_sites
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "backbones"))
 
+READERS = ("text_encoder", "fusion")
 PAGE = Path(__file__).parents[2] / "docs" / "architectures.md"
 START, END = "<!-- table -->\n", "<!-- end of table -->\n"
 
@@ -79,8 +80,9 @@ def classes(sites: Iterable[Site]) -> str:
 
 def table() -> str:
     lines = [
-        '| model | class | adapted by default | `where="vision"` | `where="connector"` | seam | tested |',
-        "|---|---|---|---|---|---|---|",
+        '| model | class | adapted by default | other readers of text | `where="vision"` | `where="connector"` '
+        "| seam | tested |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     tested = [(mark, names_of(module, test)) for mark, _, module, test in MARKS]
     tested = [(mark, names - EXCEPTIONS.get(mark, {}).keys()) for mark, names in tested]
@@ -88,7 +90,7 @@ def table() -> str:
     for name in sorted(MODELS):
         model = build(name)
         sites = find_sites(model).values()
-        generating = [site for site in sites if site.decoder and site.part == "language"]
+        generating = [site for site in sites if site.part == "decoder"]
         shims = {site.row.shim is not None for site in sites if isinstance(site, AttentionSite)}
         seam = {frozenset({True}): "shim", frozenset({False}): "interface"}.get(frozenset(shims), "interface, shim")
         connector = [site for site in sites if site.part == "connector"]
@@ -97,6 +99,7 @@ def table() -> str:
             name,
             f"`{type(model).__name__}`",
             classes(generating or sites),
+            ", ".join(part for part in READERS if generating and any(site.part == part for site in sites)) or "-",
             classes(site for site in sites if site.part == "vision"),
             classes(connector) if classes(connector) != "-" else linear,
             seam,

@@ -17,6 +17,9 @@ from padapter.tuners import BottleneckConfig, PAdapterConfig
 #: an image encoder's, and what connects the two. All have WIDTH and HEADS.
 BLOCKS = {
     "blip": (4, 2, 2, 2),
+    "blip (VQA)": (4, 2, 4 + 2, 2 + 2),
+    "mplug": (4, 2, 2, 2),
+    "mplug (VQA)": (4, 2, 1 + 2 + 2 + 1 + 2, 1 + 3 + 2),  # text encoder, two co-attention layers, one connected, image
     "blip-2 (OPT)": (2, 2, 2 + 4, 2 + 2),
     "blip-2 (T5)": (4, 2, 2 + 2 + 4, 2 + 2 + 2),
     "instructblip": (2, 2, 2 + 4, 2 + 2),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,11 +15,22 @@ from tiny_models import HEADS, MODELS
 from torch import nn
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
-from padapter.architectures import AttentionSite, find_sites
+import padapter.models
+from padapter.architectures import (
+    WHERE,
+    Architecture,
+    AttentionRow,
+    AttentionSite,
+    FeedForwardRow,
+    Place,
+    find_sites,
+    register_architecture,
+)
 from padapter.architectures.sites import resolve
 from padapter.architectures.table import architectures
 from padapter.errors import UserError
 from padapter.functional import metric_factor, p_laplacian_attention_reference
+from padapter.methods.peft_method import WHERE_HELP
 from padapter.tuners import BottleneckConfig, PAdapterConfig
 from padapter.tuners.base_layer import modules_of
 from padapter.tuners.p_adapter.layer import PAdapterLayer
@@ -116,7 +128,7 @@ def test_cross_attention_is_where_keys_have_another_source_than_queries(name, by
 
 CROSSING = {
     "blip", "blip-2 (OPT)", "blip-2 (T5)", "instructblip", "florence-2", "kosmos-2", "pix2struct", "vit + gpt-2",
-    "vit + trocr", "mllama", "t5", "bart",
+    "vit + trocr", "mllama", "t5", "bart", "blip (VQA)", "mplug", "mplug (VQA)",
 }  # fmt: skip
 
 
@@ -128,12 +140,70 @@ def parts_of(model: nn.Module) -> set[str]:
 
 @pytest.mark.parametrize("name", ["llava", "blip-2 (OPT)", "qwen2-vl", "smolvlm"])
 def test_where_chooses_parts(name):
-    assert parts_of(get_peft_model(base(name), BottleneckConfig())) == {"language"}
-    for part in ("language", "vision", "connector"):
+    assert parts_of(get_peft_model(base(name), BottleneckConfig())) == {"decoder"}
+    assert parts_of(get_peft_model(base(name), BottleneckConfig(where="language"))) == {"decoder"}
+    for part in ("decoder", "vision", "connector"):
         assert parts_of(get_peft_model(base(name), BottleneckConfig(where=part))) == {part}
     both = get_peft_model(base(name), BottleneckConfig(where=["decoder", "vision"]))
-    assert parts_of(both) == {"language", "vision"}
-    assert parts_of(get_peft_model(base(name), BottleneckConfig(where="all"))) == {"language", "vision", "connector"}
+    assert parts_of(both) == {"decoder", "vision"}
+    assert parts_of(get_peft_model(base(name), BottleneckConfig(where="all"))) == {"decoder", "vision", "connector"}
+
+
+#: Models with parts that read a text for a decoder: the attention modules in each.
+READERS = {
+    "mplug (VQA)": {"decoder": 4, "text_encoder": 1, "fusion": 5, "vision": 2},
+    "blip (VQA)": {"decoder": 4, "text_encoder": 4, "vision": 2},
+    "t5": {"decoder": 4, "text_encoder": 2},
+    "bart": {"decoder": 4, "text_encoder": 2},
+    "blip-2 (T5)": {"decoder": 4, "text_encoder": 2, "vision": 2, "connector": 4},
+    "clip": {"text_encoder": 2, "vision": 2},
+}
+
+
+@pytest.mark.parametrize("name", sorted(READERS))
+def test_where_chooses_what_reads_a_text(name):
+    def chosen(where) -> dict[str, int]:
+        model = get_peft_model(base(name), PAdapterConfig(where=where))
+        parts = [layer.part for layer in modules_of(model)]
+        return {part: parts.count(part) for part in set(parts)}
+
+    parts = READERS[name]
+    for part, modules in parts.items():
+        if part != "decoder" or "decoder" in parts:
+            assert chosen(part) == {part: modules}
+    assert chosen("language") == {part: n for part, n in parts.items() if part in ("decoder", "text_encoder", "fusion")}
+    both = [part for part in ("text_encoder", "vision") if part in parts]
+    assert chosen(both) == {part: parts[part] for part in both}
+    assert chosen("all") == parts
+    assert chosen("decoder") == ({"decoder": 4} if "decoder" in parts else parts)
+    for part in {"fusion", "connector"} - parts.keys():
+        with pytest.raises(UserError, match=rf"where='{part}'.*leaves nothing.* in the text_encoder part"):
+            chosen(part)
+
+
+def test_a_part_that_adds_nothing_beside_others_is_said():
+    with pytest.warns(
+        UserWarning, match=r"'fusion' in where=\['decoder', 'fusion'\] adds nothing. MPlugForCond.*4 in the"
+    ):
+        model = get_peft_model(base("mplug"), PAdapterConfig(where=["decoder", "fusion"]))
+    assert {layer.part for layer in modules_of(model)} == {"decoder"}
+
+
+def test_parts_and_places_of_a_new_row_are_checked():
+    row = AttentionRow("A", "q", "v", "o", "heads", decoder=False)
+    wrong = (
+        {"attention": (replace(row, part="audio"),)},
+        {"attention": (row,), "places": (Place(".*", part="audio"),)},
+        {"attention": (row,), "feed_forward": (FeedForwardRow("B", "i", "o", part="audio"),)},
+        {"attention": (row,), "feed_forward": (FeedForwardRow("B", "i", "o", part="language"),)},
+    )
+    for fields in wrong:
+        with pytest.raises(UserError, match=r"part '\w+' is not one of .*decoder, text_encoder, fusion, vision"):
+            register_architecture(Architecture("new", **fields))
+
+
+def test_the_command_line_names_every_value_of_where():
+    assert set(re.findall(r"\w+", WHERE_HELP.split(":")[1])) - {"these", "three"} == set(WHERE)
 
 
 def test_where_of_an_encoder_decoder_is_the_decoder_alone():
@@ -153,12 +223,14 @@ def test_layers_to_transform_counts_within_each_part():
 
 @pytest.mark.parametrize("where", ["decoders", [], ["vision", "audio"], 3])
 def test_unknown_parts_are_refused(where):
-    with pytest.raises(UserError, match=r"`where` must be one or several of 'decoder', 'language', 'vision'"):
+    with pytest.raises(
+        UserError, match=r"`where` must be one or several of 'decoder', 'text_encoder', 'fusion', 'vision'"
+    ):
         PAdapterConfig(where=where)
 
 
 def test_a_part_without_attention_is_said():
-    with pytest.raises(UserError, match=r"where='connector'.*leaves nothing.*2 in the language part, 2 in the vision"):
+    with pytest.raises(UserError, match=r"where='connector'.*leaves nothing.*2 in the decoder part, 2 in the vision"):
         get_peft_model(base("llava"), PAdapterConfig(where="connector"))
 
 
@@ -273,8 +345,12 @@ def test_lora_alone_is_merged_as_ever():
         torch.testing.assert_close(outputs(lora.merge_and_unload(), inputs), expected, atol=1e-4, rtol=1e-4)
 
 
-def test_every_row_names_a_class_of_transformers():
-    files = Path(transformers.__file__).parent.glob("models/*/modeling_*.py")
+def test_every_row_names_a_class_of_a_model():
+    """Of transformers, or of this package."""
+    files = [
+        *Path(transformers.__file__).parent.glob("models/*/modeling_*.py"),
+        *Path(padapter.models.__file__).parent.glob("*/*.py"),
+    ]
     classes = {name for file in files for name in re.findall(r"^class (\w+)", file.read_text(encoding="utf-8"), re.M)}
     rows = [row for known in architectures() for row in (*known.attention, *known.feed_forward)]
     assert {row.module for row in rows} <= classes
@@ -282,4 +358,4 @@ def test_every_row_names_a_class_of_transformers():
 
 def test_generating_models_have_a_decoder():
     for name in GENERATING:
-        assert any(site.decoder and site.part == "language" for site in find_sites(base(name)).values()), name
+        assert any(site.part == "decoder" for site in find_sites(base(name)).values()), name

@@ -10,6 +10,8 @@ import torch
 import transformers as tf
 from torch import nn
 
+from padapter.models.mplug import MPlugConfig, MPlugForConditionalGeneration, MPlugForQuestionAnswering
+
 VOCABULARY, WIDTH, HEADS, KV_HEADS, LAYERS = 99, 32, 4, 2, 2
 IMAGE_TOKEN = 90
 _TEXT = {
@@ -146,6 +148,37 @@ def _blip() -> nn.Module:
     return tf.BlipForConditionalGeneration(
         tf.BlipConfig(text_config=text_config, vision_config=_VISION, projection_dim=16)
     )
+
+
+def _blip_qa() -> nn.Module:
+    """With the logits, which the model computes and does not return."""
+    text_config = {**_TEXT, "encoder_hidden_size": WIDTH, "sep_token_id": 2}
+    model = tf.BlipForQuestionAnswering(
+        tf.BlipConfig(text_config=text_config, vision_config=_VISION, projection_dim=16)
+    )
+    model.text_decoder.register_forward_hook(_keep_logits)
+    model.register_forward_hook(_return_logits)
+    return model
+
+
+def _keep_logits(decoder: nn.Module, args: Any, output: Any) -> None:
+    decoder.__dict__["kept_logits"] = output.logits
+
+
+def _return_logits(model: Any, args: Any, output: Any) -> None:
+    output["logits"] = model.text_decoder.__dict__.pop("kept_logits")
+
+
+def _questions(rows: int) -> Inputs:
+    return {**_captioner_inputs(rows), "decoder_input_ids": text(rows, 5, extra=1)}
+
+
+def _mplug(cls: Any) -> Callable[[], nn.Module]:
+    def build() -> nn.Module:
+        more = {"text_encoder_layers": 1, "fusion_layers": 3, "stride_layer": 2}  # the last one is connected
+        return cls(MPlugConfig(text_config={**_TEXT, **more}, vision_config=_VISION))
+
+    return build
 
 
 def _qformer(cls: type) -> Any:
@@ -417,6 +450,9 @@ def _bert() -> tf.BertConfig:
 
 MODELS: dict[str, Tiny] = {
     "blip": Tiny(_blip, _captioner_inputs),
+    "blip (VQA)": Tiny(_blip_qa, _questions),
+    "mplug": Tiny(_mplug(MPlugForConditionalGeneration), _captioner_inputs),
+    "mplug (VQA)": Tiny(_mplug(MPlugForQuestionAnswering), _questions),
     "blip-2 (OPT)": Tiny(_blip2(_opt), _image_token_inputs(3)),
     "blip-2 (T5)": Tiny(_blip2(_t5), lambda rows: {**_image_token_inputs(3)(rows), "decoder_input_ids": text(rows, 5)}),
     "instructblip": Tiny(_blip2(_llama_text, "InstructBlip"), _instruct_inputs),

@@ -211,7 +211,7 @@ def test_where_chooses_parts_of_the_model(name, where, parts, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"where": "decoder,image"}, "`where` must be one or several of 'decoder', 'language', 'vision'"),
+        ({"where": "decoder,image"}, "`where` must be one or several of 'decoder', 'text_encoder', 'fusion', 'vision'"),
         ({"where": ","}, "`where` must be one or several of"),
         ({"where": "connector"}, "leaves nothing to adapt"),
         ({"where": "vision", "target_modules": "projection"}, "no effect beside target_modules='projection'"),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,9 +15,10 @@ from torch import nn
 from padapter.errors import UserError
 from padapter.training import AdapterTrainer, train
 from padapter.training.batches import EpochSampler
-from padapter.training.callbacks import DIVERGED, DivergedError, GradientCheck, Log
+from padapter.training.callbacks import DIVERGED, DivergedError, Log
 from padapter.training.checkpoints import complete_checkpoints, rotate, step_of, written_whole
 from padapter.training.defaults import LEARNING_RATES, total_steps
+from padapter.training.gradients import GradientCheck, untrained
 from padapter.training.trainer import batch_units
 
 
@@ -81,19 +84,41 @@ def test_only_matrices_decay():
     assert AdapterTrainer.get_decay_parameter_names(object.__new__(AdapterTrainer), module) == ["0.weight"]
 
 
-def test_a_parameter_without_gradient_stops_training_by_name():
+def test_a_parameter_without_gradient_is_named():
     module = nn.ModuleDict({"used": nn.Linear(2, 2), "idle": nn.Linear(2, 2, bias=False)})
     module["used"](torch.ones(1, 2)).sum().backward()
-    with pytest.raises(UserError, match=r"1 of 3 trainable parameters got no gradient .*: idle\.weight\."):
+    check = GradientCheck(module)
+    with pytest.warns(
+        UserWarning, match=r"4 of 10 trainable .* no gradient .*: 4 in the other part \(idle\.weight\)\. "
+    ):
+        check.on_pre_optimizer_step(None, None, None)
+    assert check.found.counts == {"other": 4}
+    with pytest.raises(UserError, match=r"4 of 10 .*idle\.weight.*or train in one process"):
+        GradientCheck(module).on_pre_optimizer_step(SimpleNamespace(world_size=2), None, None)
+    module["used"].requires_grad_(False)
+    with pytest.raises(UserError, match=r"none of the 4 trainable parameters got a gradient.*idle\.weight"):
         GradientCheck(module).on_pre_optimizer_step(None, None, None)
+    module["used"].requires_grad_(True)
     module["idle"].requires_grad_(False)
-    GradientCheck(module).on_pre_optimizer_step(None, None, None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        GradientCheck(module).on_pre_optimizer_step(None, None, None)
     with pytest.raises(UserError, match="nothing is trainable"):
         GradientCheck(module.requires_grad_(False)).on_pre_optimizer_step(None, None, None)
 
 
+def test_gradients_are_looked_at_once(monkeypatch):
+    module = nn.Linear(2, 2)
+    module(torch.ones(1, 2)).sum().backward()
+    check, looked = GradientCheck(module), []
+    monkeypatch.setattr("padapter.training.gradients.untrained", lambda model: looked.append(1) or untrained(model))
+    for _ in range(3):
+        check.on_pre_optimizer_step(None, None, None)
+    assert len(looked) == 1
+
+
 def test_the_gradient_check_is_part_of_training(options, monkeypatch):
-    """A parameter that the loss never sees is found by `train` itself."""
+    """A parameter that the loss never sees is found by `train` itself, said, and kept with the results."""
     from padapter.methods import METHODS
 
     lora = type(METHODS["lora"])
@@ -104,8 +129,14 @@ def test_the_gradient_check_is_part_of_training(options, monkeypatch):
         backbone.model.register_parameter("idle", nn.Parameter(torch.ones(2)))
 
     monkeypatch.setattr(lora, "apply", with_idle_parameter)
-    with pytest.raises(UserError, match=r"got no gradient and would never learn: model\.idle"):
-        train(options(method="lora"))
+    with pytest.warns(
+        UserWarning, match=r"2 of [\d,]+ trainable .*: 2 in the other part \(model\.idle\).*is in: decoder\."
+    ):
+        report = train(options(method="lora"))
+    assert report.metrics["training"]["without_gradient"] == {"other": 2}
+    assert "- without a gradient: 2 in the other part" in (Path(report.output) / "README.md").read_text(
+        encoding="utf-8"
+    )
 
 
 def test_a_loss_that_is_no_number_stops_training(options, monkeypatch):

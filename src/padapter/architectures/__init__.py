@@ -27,15 +27,18 @@ from padapter.architectures.interface import (
     p_adapter_attention,
 )
 from padapter.architectures.language import BERT, DECODERS, ENCODER_DECODERS, KOSMOS2
+from padapter.architectures.mplug import MPLUG
 from padapter.architectures.node_query import PackedSlice
 from padapter.architectures.shimmed import BLIP, GIT, TROCR
-from padapter.architectures.sites import AttentionSite, FeedForwardSite, Site, describe_sites, find_sites
+from padapter.architectures.sites import AttentionSite, FeedForwardSite, Site, describe_sites, find_sites, part_of
 from padapter.architectures.table import (
     PARTS,
+    UNIONS,
     Architecture,
     AttentionRow,
     FeedForwardRow,
     NodeQuery,
+    Place,
     architectures,
     register_architecture,
     unregister_architecture,
@@ -46,6 +49,7 @@ from padapter.architectures.vision import CONNECTORS, VISION
 __all__ = [
     "ATTENTION_NAME",
     "PARTS",
+    "UNIONS",
     "WHERE",
     "Architecture",
     "AttentionAdapter",
@@ -58,6 +62,7 @@ __all__ = [
     "InterfaceShim",
     "NodeQuery",
     "PackedSlice",
+    "Place",
     "Site",
     "architectures",
     "as_pattern",
@@ -67,9 +72,10 @@ __all__ = [
     "detach",
     "find_sites",
     "p_adapter_attention",
+    "part_of",
     "register_architecture",
     "unregister_architecture",
 ]
 
-for _architecture in (BLIP, GIT, TROCR, DECODERS, ENCODER_DECODERS, BERT, KOSMOS2, VISION, CONNECTORS):
+for _architecture in (BLIP, GIT, TROCR, DECODERS, ENCODER_DECODERS, BERT, KOSMOS2, VISION, CONNECTORS, MPLUG):
     register_architecture(_architecture)

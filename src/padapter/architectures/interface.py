@@ -20,12 +20,14 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import output_capturing
 
 from padapter.architectures.node_query import NodeQueryTap, PackedSlice
+from padapter.architectures.padding import PaddingTap
 from padapter.architectures.sites import AttentionSite
 from padapter.errors import UserError
 
 ATTENTION_NAME = "p_adapter"
 _LAYER = "_padapter_layer"
 _TAP = "_padapter_node_query"
+_PADDING = "_padapter_padding"
 
 # Arguments of attention functions that change the scores beyond scale, mask and additive bias.
 _CHANGE_SCORES = ("softcap", "s_aux", "head_mask")
@@ -49,6 +51,8 @@ class AttentionCall:
         need_weights: whether somebody records the attention weights of this call.
         node_query: (B, H, N1, dh), features of the query nodes; None for the query itself.
         packed: which slice of a packed sequence this is, where a module attends to one image after another.
+        present: (B or 1, N1), which queries of an encoder's cross-attention are no padding; None where nothing is known
+            of padding.
     """
 
     query: torch.Tensor
@@ -62,6 +66,7 @@ class AttentionCall:
     need_weights: bool
     node_query: torch.Tensor | None = None
     packed: PackedSlice | None = None
+    present: torch.Tensor | None = None
 
 
 class AttentionAdapter(Protocol):
@@ -198,6 +203,7 @@ def p_adapter_attention(
         need_weights=need_weights or attention_weights_recorded(),
         node_query=node_query,
         packed=packed,
+        present=module.__dict__[_PADDING].take(query) if _PADDING in module.__dict__ else None,
     )
     return module.padapter_layer.attend(call)
 
@@ -249,14 +255,17 @@ def attach(site: AttentionSite, adapter: AttentionAdapter) -> None:
     _set_class(module, _combine(shim, type(module)))
     if site.row.node_query is not None:
         module.__dict__[_TAP] = NodeQueryTap(module, site.row.node_query)  # type: ignore[arg-type]
+    if site.padding is not None:
+        module.__dict__[_PADDING] = PaddingTap(module, site.padding)  # type: ignore[arg-type]
 
 
 def detach(module: nn.Module) -> None:
     """Give an attention module its own class back; modules without a shim are left alone."""
     if isinstance(module, AttentionShim):
-        tap = module.__dict__.pop(_TAP, None)
-        if tap is not None:
-            tap.remove()
+        for name in (_TAP, _PADDING):
+            tap = module.__dict__.pop(name, None)
+            if tap is not None:
+                tap.remove()
         _set_class(module, type(module).padapter_original)
         del module.__dict__[_LAYER]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from padapter.architectures.table import CROSS_NAMES, Architecture, AttentionRow, FeedForwardRow, NodeQuery
+from padapter.architectures.table import CROSS_NAMES, Architecture, AttentionRow, FeedForwardRow, NodeQuery, Place
 
 _HEADS = "config.num_attention_heads"
 
@@ -58,8 +58,7 @@ KOSMOS2 = Architecture(
         AttentionRow("KosmosTextAttention", "q_proj", "v_proj", "out_proj", "num_heads", True, cross=CROSS_NAMES),
     ),
     feed_forward=(FeedForwardRow("Kosmos2TextFFN", input="fc1", output="fc2"),),
-    encoders=r"(?:.*\.)?image_to_text_projection\..*",
-    encoder_part="connector",
+    places=(Place(r"(?:.*\.)?image_to_text_projection\..*", part="connector", decoder=False),),
 )
 
 ENCODER_DECODERS = Architecture(

@@ -10,7 +10,7 @@ The same classes serve as a bidirectional text encoder in BLIP's question-answer
 from __future__ import annotations
 
 from padapter.architectures.shims import BlipTextShim, BlipVisionShim, GitShim, TrOCRShim
-from padapter.architectures.table import CROSS_NAMES, Architecture, AttentionRow, FeedForwardRow
+from padapter.architectures.table import CROSS_NAMES, Architecture, AttentionRow, FeedForwardRow, Place
 
 BLIP = Architecture(
     name="blip",
@@ -24,6 +24,7 @@ BLIP = Architecture(
             decoder=True,
             shim=BlipTextShim,
             cross=CROSS_NAMES,
+            padding="...attention.self",
         ),
         AttentionRow(
             module="BlipAttention",
@@ -42,7 +43,7 @@ BLIP = Architecture(
         FeedForwardRow(module="BlipMLP", input="fc1", output="fc2"),
     ),
     # BlipForQuestionAnswering and BlipForImageTextRetrieval have a bidirectional encoder of the same class.
-    encoders=r"(?:.*\.)?text_encoder\..*",
+    places=(Place(r"(?:.*\.)?text_encoder\..*", decoder=False),),
 )
 
 GIT = Architecture(

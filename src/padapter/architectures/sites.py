@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 from torch import nn
 
 from padapter.architectures.generic import dotted, guess_row, original_class
-from padapter.architectures.table import Architecture, AttentionRow, FeedForwardRow, architectures
+from padapter.architectures.table import Architecture, AttentionRow, FeedForwardRow, Place, architectures
 from padapter.errors import UserError
 
 
@@ -26,9 +27,10 @@ class AttentionSite:
         num_heads: its number of query heads.
         decoder: whether it generates token by token.
         cross: whether its keys and values come from other tokens than its queries.
-        part: the part of the model it belongs to.
+        part: the part of the model it belongs to, one of `PARTS`.
         output_parent: the module that holds the output projection.
         output_child: the attribute that holds it there.
+        padding: the self-attention whose mask says which queries are padding, of an encoder's cross-attention.
     """
 
     row: AttentionRow
@@ -41,6 +43,7 @@ class AttentionSite:
     part: str
     output_parent: nn.Module
     output_child: str
+    padding: nn.Module | None = None
 
     def output(self) -> nn.Module:
         """What stands at the place of the output projection now."""
@@ -62,6 +65,7 @@ class FeedForwardSite:
 
 
 Site = AttentionSite | FeedForwardSite
+SiteT = TypeVar("SiteT", bound=Site)
 
 _TEXT_TOWER = re.compile(r"(?:.*\.)?(?:text_model|text_encoder)(?:\..*)?")
 
@@ -95,6 +99,23 @@ def find_sites(model: nn.Module) -> dict[str, Site]:
         blocks.extend((name, block) for block in feed_forward.get(class_name, ()))
     placed = (_feed_forward_site(model, name, block, found) for name, block in blocks)
     return {**found, **{output: site for output, site in placed if site is not None}}
+
+
+def part_of(name: str, sites: Mapping[str, Site]) -> str | None:
+    """The part of a model in which a module or parameter stands: that of the block it is in, or of the layer.
+
+    Args:
+        name: full name of the module or parameter, adapters included.
+        sites: those of the model.
+
+    Returns:
+        One of `PARTS`, or None if it stands in no layer that has a site.
+    """
+    inside = next((site for output, site in sites.items() if f"{name}.".startswith(f"{output}.")), None)
+    if inside is not None:
+        return inside.part
+    nearest = _nearest(name, sites.values())
+    return None if nearest is None else nearest.part
 
 
 def describe_sites(sites: Iterable[Site]) -> str:
@@ -133,12 +154,22 @@ def _attention_site(
         )
     decoder = row.decoder if isinstance(row.decoder, bool) else bool(dotted(module, row.decoder))
     part = "language" if row.part == "vision" and _TEXT_TOWER.fullmatch(name) else row.part
-    if architecture is not None and architecture.encoders and re.fullmatch(architecture.encoders, name):
-        decoder, part = False, architecture.encoder_part or part
+    place = _place(architecture, name)
+    decoder, part = decoder if place.decoder is None else place.decoder, place.part or part
+    if part == "language":
+        part = "decoder" if decoder else "text_encoder"
     cross = row.cross if isinstance(row.cross, bool) else bool(re.fullmatch(row.cross, name))
     parent, _, child = output.rpartition(".")
     holder = model.get_submodule(parent)
-    return output, AttentionSite(row, name, module, query, heads, decoder, cross, part, holder, child)
+    padding = None
+    if row.padding is not None and cross and not decoder:
+        padding = _submodule(model, resolve(name, row.padding), row.module, name)
+    return output, AttentionSite(row, name, module, query, heads, decoder, cross, part, holder, child, padding)
+
+
+def _place(architecture: Architecture | None, name: str) -> Place:
+    places = () if architecture is None else architecture.places
+    return next((place for place in places if re.fullmatch(place.names, name)), Place(".*"))
 
 
 def _existing(module: nn.Module, paths: str) -> str:
@@ -154,10 +185,17 @@ def _feed_forward_site(
     source = _submodule(model, resolve(name, row.input), row.module, name)
     if row.part is not None:
         return output, FeedForwardSite(row, name, source, decoder=False, part=row.part)
-    nearest = max(attention.values(), key=lambda site: len(_shared(site.name, output)), default=None)
-    if nearest is None or not any(part.isdigit() for part in _shared(nearest.name, output)):
+    nearest = _nearest(output, attention.values())
+    if nearest is None:
         return output, None  # in no layer with an attention module: a pooling head, say, that many models never call
     return output, FeedForwardSite(row, name, source, nearest.decoder, nearest.part)
+
+
+def _nearest(name: str, sites: Iterable[SiteT]) -> SiteT | None:
+    """The site whose name shares most with another name, if they are in the same layer."""
+    nearest = max(sites, key=lambda site: len(_shared(site.name, name)), default=None)
+    same_layer = nearest is not None and any(part.isdigit() for part in _shared(nearest.name, name))
+    return nearest if same_layer else None
 
 
 def _shared(one: str, other: str) -> list[str]:

@@ -21,8 +21,12 @@ CROSS_NAMES = (
     r"(?:.*\.)?(?:crossattention|cross_attn|x_attn|encoder_attn|EncDecAttention|encoder_decoder_attention)(?:\..*)?"
 )
 
-#: What an attention module or feed-forward block belongs to; ``where=`` of the configurations.
-PARTS = ("language", "vision", "connector")
+#: What an attention module or feed-forward block belongs to. "decoder" writes the text, "text_encoder" reads one,
+#: "fusion" joins what was read with the image, "connector" hands the image to a language model.
+PARTS = ("decoder", "text_encoder", "fusion", "vision", "connector")
+
+#: Several parts under one name. In those of "language" a row of the batch is a text.
+UNIONS = {"language": ("decoder", "text_encoder", "fusion"), "all": PARTS}
 
 
 @dataclass(frozen=True)
@@ -58,8 +62,10 @@ class AttentionRow:
             module that says so.
         cross: whether its keys and values come from other tokens than its queries. A string is a regular expression
             of the full names of those modules of the class for which they do.
-        part: which part of a model it belongs to, one of `PARTS`. A vision row inside a text tower
-            (``text_model``) counts as language.
+        padding: relative path of the self-attention that has just run over the same tokens, whose mask says which
+            queries of an encoder's cross-attention are padding; None where there is none among them.
+        part: which part of a model it belongs to: one of `PARTS`, or "language" for decoder or text encoder, whichever
+            it is by ``decoder``. A vision row inside a text tower (``text_model``) counts as language.
         node_query: where the query nodes' features come from; None for the ``query`` of the attention function.
         shim: what makes the module call the attention function. None: it looks its function up in transformers'
             ``ALL_ATTENTION_FUNCTIONS`` by ``self.config._attn_implementation``. Otherwise a subclass of
@@ -76,6 +82,7 @@ class AttentionRow:
     node_query: NodeQuery | None = None
     shim: type[AttentionShim] | None = None
     cross: bool | str = CROSS_NAMES
+    padding: str | None = None
 
 
 @dataclass(frozen=True)
@@ -96,20 +103,32 @@ class FeedForwardRow:
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where in the models of a family a class of attention module is something else than its row says.
+
+    Attributes:
+        names: regular expression of the full names of the attention modules there.
+        part: the part of the model they belong to; None for that of their row.
+        decoder: whether they generate token by token; None for what their row says.
+    """
+
+    names: str
+    part: str | None = None
+    decoder: bool | None = None
+
+
+@dataclass(frozen=True)
 class Architecture:
     """A model family: its attention modules and its feed-forward blocks.
 
     Attributes:
-        encoders: regular expression of the full names of attention modules that are encoders although their class
-            serves as a decoder too.
-        encoder_part: the part of a model that these belong to; None for that of their row.
+        places: where one class of module serves as several things; the first that fits a name counts.
     """
 
     name: str
     attention: tuple[AttentionRow, ...]
     feed_forward: tuple[FeedForwardRow, ...] = ()
-    encoders: str | None = None
-    encoder_part: str | None = None
+    places: tuple[Place, ...] = ()
 
 
 _ARCHITECTURES: dict[str, Architecture] = {}
@@ -130,8 +149,10 @@ def register_architecture(architecture: Architecture, *, replace: bool = False) 
         for field_name in ("module", "query", "value", "output", "num_heads"):
             if not getattr(row, field_name):
                 raise UserError(f"architecture {architecture.name!r}: attention row has an empty {field_name!r}.")
-        if row.part not in PARTS:
-            raise UserError(f"architecture {architecture.name!r}: part {row.part!r} is not one of {', '.join(PARTS)}.")
+    for part in (*(row.part for row in architecture.attention), *(place.part for place in architecture.places)):
+        _check_part(architecture, part, ("language", *PARTS))
+    for block in architecture.feed_forward:
+        _check_part(architecture, block.part, PARTS)
     others = [known for name, known in _ARCHITECTURES.items() if name != architecture.name]
     clashes = sorted(_module_classes(architecture) & {name for known in others for name in _module_classes(known)})
     if architecture.name in _ARCHITECTURES:
@@ -155,6 +176,11 @@ def unregister_architecture(name: str) -> None:
 def architectures() -> tuple[Architecture, ...]:
     """All registered model families, oldest first."""
     return tuple(_ARCHITECTURES.values())
+
+
+def _check_part(architecture: Architecture, part: str | None, known: tuple[str, ...]) -> None:
+    if part is not None and part not in known:
+        raise UserError(f"architecture {architecture.name!r}: part {part!r} is not one of {', '.join(known)}.")
 
 
 def _module_classes(architecture: Architecture) -> set[str]:

@@ -6,10 +6,10 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 
 from padapter.architectures.sites import AttentionSite, Site
-from padapter.architectures.table import PARTS
+from padapter.architectures.table import PARTS, UNIONS
 
-#: What ``where=`` may be. "decoder" is what generates the text, in models that have such a part, or else everything.
-WHERE = ("decoder", *PARTS, "all")
+#: What ``where=`` may be: a part, or several under one name. "decoder" alone means everything in models without one.
+WHERE = (*PARTS, *UNIONS)
 
 
 def default_sites(
@@ -29,7 +29,8 @@ def default_sites(
         where: values of `WHERE`; a site is included if one of them includes it.
         layers: indices of the layers to include; None means all. A site's layer is the first number in its name.
     """
-    has_decoder = any(_generates(site) for site in sites.values())
+    parts = {part for value in where for part in UNIONS.get(value, (value,))}
+    everything = "decoder" in where and not any(site.part == "decoder" for site in sites.values())
     kept = None if layers is None else set(layers)
 
     def included(name: str, site: Site) -> bool:
@@ -37,8 +38,7 @@ def default_sites(
             return False
         if kept is not None and _layer(name) not in kept:
             return False
-        everything = "all" in where or ("decoder" in where and not has_decoder)
-        return everything or site.part in where or ("decoder" in where and _generates(site))
+        return everything or site.part in parts
 
     return [name for name, site in sites.items() if included(name, site)]
 
@@ -60,10 +60,6 @@ def as_pattern(chosen: Collection[str], names: Collection[str]) -> str:
         if {name for name in names if re.fullmatch(pattern, name)} == set(chosen):
             return pattern
     return "|".join(re.escape(name) for name in chosen)
-
-
-def _generates(site: Site) -> bool:
-    return site.decoder and site.part == "language"
 
 
 def _layer(name: str) -> int | None:

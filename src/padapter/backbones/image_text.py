@@ -18,7 +18,7 @@ from PIL import Image
 from torch import nn
 from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig
 
-from padapter.architectures import AttentionSite, find_sites
+from padapter.architectures import UNIONS, AttentionSite, find_sites
 from padapter.backbones.base import Backbone, LossReduction, Part, TrainingExample, evaluating, unwrapped
 from padapter.backbones.continuations import Continuations
 from padapter.backbones.losses import next_token_loss
@@ -321,7 +321,7 @@ def anatomy(model: nn.Module) -> tuple[dict[Part, str], dict[Part, tuple[str, ..
     """
     sites = find_sites(model).values()
     kinds: tuple[tuple[Part, str], ...] = (("text", "language"), ("image", "vision"))
-    inside = {part: [site for site in sites if site.part == kind] for part, kind in kinds}
+    inside = {part: [site for site in sites if site.part in UNIONS.get(kind, (kind,))] for part, kind in kinds}
     roots = {part: _common([site.name for site in group]) for part, group in inside.items()}
     return roots, {part: _projections(group) for part, group in inside.items()}
 

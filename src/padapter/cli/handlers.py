@@ -43,7 +43,9 @@ def train_command(options: TrainOptions) -> None:
     _print_notes(report.metrics)
     parameters = report.metrics["training"]["parameters"]
     share = 100 * parameters["trainable"] / parameters["total"]
-    print(f"trained {parameters['trainable']:,} of {parameters['total']:,} parameters ({share:.2f} %)")
+    idle = sum((report.metrics["training"].get("without_gradient") or {}).values())
+    beside = f", {idle:,} of them without a gradient" if idle else ""
+    print(f"trained {parameters['trainable']:,} of {parameters['total']:,} parameters ({share:.2f} %){beside}")
     print(f"results in {report.output}; score it on other data with: padapter eval --run {report.output} --data DATA")
 
 

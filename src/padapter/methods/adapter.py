@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from padapter.methods.base import Size
 from padapter.methods.options import option
-from padapter.methods.peft_method import OwnTuner, places
+from padapter.methods.peft_method import WHERE_HELP, OwnTuner, places
 
 if TYPE_CHECKING:
     from padapter.backbones import Backbone
@@ -30,10 +30,7 @@ class AdapterOptions:
     activation: str = option("relu", help="Activation in the bottleneck, a name transformers knows.")
     scaling: float | Literal["learned"] = option(1.0, help="Factor of the adapter's output, or 'learned'.")
     dropout: float = option(0.0, help="Dropout on the bottleneck's input.")
-    where: str = option(
-        "decoder",
-        help="Which parts of the model to adapt, separated by commas: decoder, language, vision, connector, all.",
-    )
+    where: str = option("decoder", help=WHERE_HELP)
     target_modules: str | None = option(
         None,
         help="Output projections to adapt, instead of location: names separated by commas, or a regular expression.",

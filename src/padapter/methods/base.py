@@ -42,7 +42,7 @@ class Method(ABC, Generic[OptionsT]):
         summary: One line for help texts and model cards.
         options: Dataclass of the method's options, fields made with :func:`padapter.methods.options.option`.
         size: The option that sets how many parameters are trained, for a budget; ``None`` if there is none.
-        all_learn: Whether every trainable parameter must receive a gradient; if one does not, training stops.
+        all_learn: Whether every trainable parameter is meant to receive a gradient; training says which do not.
     """
 
     name: ClassVar[str]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from padapter.methods.base import Size
 from padapter.methods.options import option, require
-from padapter.methods.peft_method import OwnTuner, places
+from padapter.methods.peft_method import WHERE_HELP, OwnTuner, places
 
 if TYPE_CHECKING:
     from padapter.backbones import Backbone
@@ -46,10 +46,7 @@ class PAdapterOptions:
         None, help="Whether feed-forward blocks get a vanilla adapter too; none means only in the bottleneck form."
     )
     ffn_reduction_factor: float = option(8, help="The reduction factor of these.")
-    where: str = option(
-        "decoder",
-        help="Which parts of the model to adapt, separated by commas: decoder, language, vision, connector, all.",
-    )
+    where: str = option("decoder", help=WHERE_HELP)
     target_modules: str | None = option(
         None,
         help="Output projections to adapt: names separated by commas, or a regular expression; "

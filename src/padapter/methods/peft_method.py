@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 
 OptionsT = TypeVar("OptionsT")
 REWRITING_STARTS = ("pissa", "olora")  # of LoRA: they move a part of the base weights into the adapter
+#: What option ``where`` of our own tuners says; the values are those of `padapter.architectures.WHERE`.
+WHERE_HELP = (
+    "Which parts of the model to adapt, separated by commas: decoder, text_encoder, fusion, language (these three), "
+    "vision, connector, all."
+)
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 

@@ -7,7 +7,7 @@ enters at one place, the call of the decoder's stack, and so is the same for los
 
 - an empty cache (or none) gets the prefix as its first entries, in the self-attention half only;
 - the attention mask grows by as many ones on the left;
-- text positions are those of the unadapted model.
+- text positions are those of the unadapted model, which may count them in its own way (``count_positions``).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
 from padapter.errors import UserError
 
-DECODER_STACKS = {"blip": "text_decoder.bert"}
+DECODER_STACKS = {"blip": "text_decoder.bert", "mplug": "text_decoder.bert"}
 """The module whose call takes ids, mask, positions and cache, by ``config.model_type``."""
 
 
@@ -82,7 +82,8 @@ class PrefixModel(PeftModel):
             attend = 1 if mask.dim() == 2 or mask.dtype == torch.bool else 0
             kwargs["attention_mask"] = nn.functional.pad(mask, (virtual, 0), value=attend)
         if kwargs.get("position_ids") is None:
-            kwargs["position_ids"] = torch.arange(seen, seen + length, device=tokens.device).expand(batch, -1)
+            count: Any = getattr(stack, "count_positions", _counted_on)
+            kwargs["position_ids"] = count(mask, length, seen, tokens.device).expand(batch, -1)
         return args, kwargs
 
     def _prefixed(self, cache: Any, batch: int) -> EncoderDecoderCache:
@@ -104,6 +105,11 @@ class PrefixModel(PeftModel):
             for index, layer in enumerate(prompt.layers):
                 cache.self_attention_cache.update(layer.keys, layer.values, index)
         return cache
+
+
+def _counted_on(mask: Any, length: int, past: int, device: torch.device) -> torch.Tensor:
+    """Positions (1, length) behind ``past`` tokens, whatever the mask says."""
+    return torch.arange(past, past + length, device=device)[None]
 
 
 def _drop_cache(stack: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What is watched while training: gradients, Ctrl-C, the log and the progress bar."""
+"""What is watched while training: Ctrl-C, the log and the progress bar. Gradients: `padapter.training.gradients`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from padapter.errors import UserError
@@ -21,43 +20,11 @@ from padapter.evaluation.processes import ALONE, Processes
 from padapter.evaluation.progress import Advance, progress
 from padapter.training.batches import EpochSampler
 
-NAMES_SHOWN = 8
 DIVERGED = "diverged"  # status of a run whose loss was no number
 
 
 class DivergedError(UserError):
     """The loss is no number any more."""
-
-
-class GradientCheck(TrainerCallback):
-    """Stops before the first optimizer step if a trainable parameter received no gradient.
-
-    Such a parameter is not part of the computation: an adapter at a site that the model never runs would be saved,
-    loaded and counted, and change nothing.
-    """
-
-    def __init__(self, module: nn.Module) -> None:
-        self.module = module
-        self.checked = False
-
-    def on_pre_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Look once."""
-        if self.checked:
-            return
-        self.checked = True
-        trainable = [(name, value) for name, value in self.module.named_parameters() if value.requires_grad]
-        if not trainable:
-            raise UserError("--method: nothing is trainable; check the method's options")
-        silent = [name for name, value in trainable if value.grad is None]
-        if silent:
-            more = f" and {len(silent) - NAMES_SHOWN} more" if len(silent) > NAMES_SHOWN else ""
-            names = ", ".join(silent[:NAMES_SHOWN])
-            raise UserError(
-                f"--method: {len(silent)} of {len(trainable)} trainable parameters got no gradient and would never "
-                f"learn: {names}{more}. Choose target modules that this model runs for this task"
-            )
 
 
 class StopOnInterrupt(TrainerCallback, AbstractContextManager["StopOnInterrupt"]):

@@ -71,6 +71,9 @@ def model_card(metrics: dict[str, Any], method: Method[Any]) -> str:
                 "learning rate": training["learning_rate"],
                 "seed": metrics["seed"],
                 "trainable parameters": _share(training["parameters"]),
+                "without a gradient": ", ".join(
+                    f"{count:,} in the {part} part" for part, count in (training.get("without_gradient") or {}).items()
+                ),
                 "time": f"{training['seconds']:.0f} s, {training['seconds_per_step']:.3f} s per step",
                 "peak memory": ", ".join(
                     f"{name.removesuffix('_bytes')} {size / 2**20:.0f} MiB" for name, size in metrics["memory"].items()

@@ -32,9 +32,10 @@ from padapter.options import TrainOptions, flag_of
 from padapter.tasks import Task, get_task
 from padapter.training.arguments import check_batch, on_cpu, reproducible, training_arguments
 from padapter.training.batches import Collator, Rows
-from padapter.training.callbacks import DIVERGED, Bar, DivergedError, GradientCheck, Log, StepTimer, StopOnInterrupt
+from padapter.training.callbacks import DIVERGED, Bar, DivergedError, Log, StepTimer, StopOnInterrupt
 from padapter.training.checkpoints import read_state, step_of
 from padapter.training.defaults import resolve, steps_per_epoch, total_steps
+from padapter.training.gradients import GradientCheck
 from padapter.training.model_card import model_card
 from padapter.training.pictures import describe_augmentation, prepare_for_training
 from padapter.training.run_folder import RunFolder
@@ -283,6 +284,7 @@ class _Run:
         timer = StepTimer(**(read_state(checkpoint)["timer"] if checkpoint is not None else {}))
         module = backbone.training_module(self.task.loss_reduction)
         log = Log(self.folder.log if self.processes.main else None, start)
+        gradients = GradientCheck(module)
         if start < steps:
             writer = CheckpointWriter(
                 folder=self.folder.checkpoints,
@@ -315,7 +317,7 @@ class _Run:
                 ),
                 rows=Rows(train_data.dataset),
                 rate_factors=self.method.learning_rate_factors(self.settings),
-                watchers=[*([GradientCheck(module)] if self.method.all_learn else []), timer, log],
+                watchers=[*([gradients] if self.method.all_learn else []), timer, log],
                 checkpoint=checkpoint,
             )
         trained, total = trainable_parameters(backbone.model)
@@ -328,6 +330,8 @@ class _Run:
             "last_loss": log.last_loss,
             "processes": self.processes.count,
             "parameters": {"trainable": trained, "total": total},
+            # By part of the model; None where nobody looked.
+            "without_gradient": None if gradients.found is None else gradients.found.counts,
             "features": backbone.features.summary() if backbone.features is not None else None,
             "cut": self._cut(backbone),
         }

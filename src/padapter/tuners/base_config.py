@@ -47,8 +47,9 @@ class AdapterConfig(PeftConfig):
         target_modules: output projections to wrap: names (suffixes) or one regular expression; default: those of the
             model's architecture.
         where: which parts of the model to adapt, if ``target_modules`` is not given: one or a list of "decoder" (what
-            generates the text; in a model without such a part, everything), "language", "vision", "connector"
-            (between the two) and "all".
+            generates the text; in a model without such a part, everything), "text_encoder" (what reads a text for
+            it), "fusion" (what joins that with the image), "language" (these three), "vision", "connector" (between
+            image and language model) and "all".
         exclude_modules: modules to leave out, in the same way.
         modules_to_save: further modules to train and save whole.
         layers_to_transform: indices of the layers to adapt; default all. Not together with a regular expression.

@@ -73,7 +73,7 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
         self.merged_adapters = []
         self._active_adapter = []
         self.batch: Batch | None = None
-        self.part = "language"  # which part of the model it belongs to: what the rows of its batch are
+        self.part = "decoder"  # which part of the model it belongs to: what the rows of its batch are
 
     def leaf(self, name: str) -> Any:
         """The dict of one leaf by its name without the prefix, e.g. ``down``."""

@@ -52,11 +52,23 @@ class BottleneckTuner(BaseTuner):
         chosen = default_sites(self.sites, **blocks, where=peft_config.where_list(), layers=peft_config.layer_indices())
         if not chosen:
             raise UserError(nothing_to_adapt(model, peft_config, self.sites, blocks))
+        self._say_what_adds_nothing(peft_config, blocks)
         # The layers are part of the expression now; PEFT does not combine the two.
         peft_config.target_modules = as_pattern(chosen, [name for name, _ in model.named_modules()])
         peft_config.layers_to_transform = None
         peft_config.layers_pattern = None
         return peft_config
+
+    def _say_what_adds_nothing(self, config: AdapterConfig, blocks: Mapping[str, bool]) -> None:
+        """Warn of values of ``where`` that choose no module, beside others that do."""
+        for value in config.where_list():
+            if not default_sites(self.sites, **blocks, where=[value], layers=config.layer_indices()):
+                name = type(self.__dict__["_adapted"]).__name__
+                warnings.warn(
+                    f"{type(config).__name__}: {value!r} in where={config.where_list()!r} adds nothing. {name} has "
+                    f"{count_parts(self.sites, blocks)}.",
+                    stacklevel=2,
+                )
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
         """Add an adapter to the model; see ``BaseTuner.inject_adapter``.
@@ -132,12 +144,8 @@ def nothing_to_adapt(
     model: nn.Module, config: AdapterConfig, sites: Mapping[str, Site], blocks: Mapping[str, bool]
 ) -> str:
     """Why a model has no default targets for a configuration, and what to do."""
-    parts: dict[str, int] = {}
-    for site in sites.values():
-        if blocks["attention" if isinstance(site, AttentionSite) else "feed_forward"]:
-            parts[site.part] = parts.get(site.part, 0) + 1
-    if parts:
-        found = ", ".join(f"{count} in the {part} part" for part, count in sorted(parts.items()))
+    found = count_parts(sites, blocks)
+    if found:
         return (
             f"{type(config).__name__}: where={config.where!r} with layers_to_transform={config.layers_to_transform!r} "
             f"leaves nothing to adapt. {type(model).__name__} has {found}."
@@ -150,6 +158,15 @@ def nothing_to_adapt(
         "Please specify `target_modules` in the config, or describe the model's attention with "
         "padapter.architectures.register_architecture."
     )
+
+
+def count_parts(sites: Mapping[str, Site], blocks: Mapping[str, bool]) -> str:
+    """How many modules of the blocks asked for each part of a model has, in words; empty if there are none."""
+    parts: dict[str, int] = {}
+    for site in sites.values():
+        if blocks["attention" if isinstance(site, AttentionSite) else "feed_forward"]:
+            parts[site.part] = parts.get(site.part, 0) + 1
+    return ", ".join(f"{count} in the {part} part" for part, count in sorted(parts.items()))
 
 
 _RESERVED = frozenset(dir(nn.ModuleDict())) | frozenset(dir(nn.ParameterDict()))

@@ -18,6 +18,7 @@ import torch
 from peft.utils import AuxiliaryTrainingWrapper
 from torch import nn
 
+from padapter.architectures import UNIONS
 from padapter.errors import UserError
 
 BASE = "__base__"
@@ -71,7 +72,7 @@ class Batch:
         """The adapters that occur, without the base model."""
         return [name for name in dict.fromkeys(self.samples) if name != BASE]
 
-    def groups(self, rows: int, part: str = "language", flat: bool = False) -> list[Group]:
+    def groups(self, rows: int, part: str = "decoder", flat: bool = False) -> list[Group]:
         """Which adapter serves which of ``rows`` rows of a layer in this part of the model.
 
         Args:
@@ -82,7 +83,7 @@ class Batch:
         Raises:
             UserError: if it cannot be told which rows belong to which sample.
         """
-        if part != "language":
+        if part not in UNIONS["language"]:
             shares = self._image_rows(rows)
         elif flat and rows % len(self.samples) == 0:  # every sample has as many positions
             shares = [rows // len(self.samples)] * len(self.samples)

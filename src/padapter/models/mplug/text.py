@@ -66,6 +66,9 @@ class MPlugTextModel(MPlugTextPreTrainedModel):
         self.gradient_checkpointing = False
         self.post_init()
 
+    #: how tokens are counted where no positions are given; what puts something in front of a text asks it too
+    count_positions = staticmethod(text_positions)
+
     def get_input_embeddings(self) -> nn.Module:
         """The word embeddings."""
         return self.embeddings.word_embeddings
@@ -115,7 +118,7 @@ class MPlugTextModel(MPlugTextPreTrainedModel):
         past = 0 if past_key_values is None else past_key_values.get_seq_length()
         given = input_ids if inputs_embeds is None else inputs_embeds
         if position_ids is None:
-            position_ids = text_positions(attention_mask, given.shape[1], past, given.device)  # type: ignore[union-attr]
+            position_ids = self.count_positions(attention_mask, given.shape[1], past, given.device)  # type: ignore[union-attr]
         states = self.embeddings(input_ids, inputs_embeds, position_ids)
         if self.is_decoder:
             attention_mask = create_causal_mask(self.config, states, attention_mask, past_key_values=past_key_values)

@@ -50,7 +50,7 @@ class VanillaLayer(BottleneckLayer):
         super().__init__(base_layer)
         # A plain reference: the block's input must not become a sub-module of its output.
         self.__dict__["_source"] = _source(site)
-        self.part = "language" if site is None else site.part
+        self.part = "decoder" if site is None else site.part
 
     def update_layer(self, adapter_name: str, config: BottleneckConfig) -> None:
         """Add an adapter; parallel ones start to listen to the block's input."""

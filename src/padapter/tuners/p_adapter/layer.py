@@ -18,7 +18,12 @@ from padapter.tuners.base_layer import BottleneckLayer, BottleneckSettings, init
 from padapter.tuners.batches import Group
 from padapter.tuners.offload import fetched, is_offloaded
 from padapter.tuners.p_adapter.config import PAdapterConfig
-from padapter.tuners.p_adapter.message_passing import MESSAGE_PASSING, MessagePassing, without_padding
+from padapter.tuners.p_adapter.message_passing import (
+    MESSAGE_PASSING,
+    MessagePassing,
+    without_padding,
+    without_queries,
+)
 from padapter.tuners.p_adapter.metric import KeptMetric, direction, enrol, metric_factor_of
 from padapter.tuners.weights import projection_weight, stored_weight
 
@@ -321,8 +326,8 @@ class PAdapterLayer(BottleneckLayer):
         mask = call.attention_mask
         if mask is not None and mask.dim() == 4 and mask.shape[0] > 1:
             mask = group.take(mask)
-        if mask is not None and self._needs_present_queries(operator, settings):
-            mask = without_padding(mask, call.query.shape[2], call.key.shape[2])
+        if self._sums_over_queries(operator, settings):
+            mask = self._without_padding(mask, call, group)
         p, mu = self.exponents(adapter_name)
         available = {
             "p": p,
@@ -350,10 +355,19 @@ class PAdapterLayer(BottleneckLayer):
         exact = torch.promote_types(change.dtype, torch.float32)  # near 1, half precision would round the change away
         return change.to(exact) + torch.eye(change.shape[-1], dtype=exact, device=change.device)
 
-    def _needs_present_queries(self, operator: MessagePassing, settings: PAdapterSettings) -> bool:
-        """Whether value nodes sum over the queries, and these may be padding: those of a self-attention."""
+    def _sums_over_queries(self, operator: MessagePassing, settings: PAdapterSettings) -> bool:
+        """Whether value nodes sum over the queries, of which padding is none."""
         moves = settings.steps > 1 and settings.update_values and "update_values" in operator.takes
-        return (moves or settings.degree == "symmetric") and not self.__dict__["_site"].cross
+        return moves or settings.degree == "symmetric"
+
+    def _without_padding(self, mask: torch.Tensor | None, call: AttentionCall, group: Group) -> torch.Tensor | None:
+        """The mask of the rows of a group, without queries that are padding."""
+        if self.__dict__["_site"].cross:
+            if call.present is None:
+                return mask
+            present = call.present if call.present.shape[0] == 1 else group.take(call.present)
+            return without_queries(mask, present.unsqueeze(1))
+        return None if mask is None else without_padding(mask, call.query.shape[2], call.key.shape[2])
 
     def _metric_factor(self, query: torch.Tensor) -> torch.Tensor:
         """`metric_factor` for a query (B, H, N1, dk), in a compiled graph too."""

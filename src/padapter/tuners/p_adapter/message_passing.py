@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from padapter.architectures.padding import hidden_keys
 from padapter.errors import UserError
 from padapter.functional import (
     appnp_attention,
@@ -116,8 +117,20 @@ def without_padding(mask: torch.Tensor, queries: int, keys: int) -> torch.Tensor
     """
     if mask.dim() != 4 or queries != keys or mask.shape[-1] != keys:
         return mask
-    boolean = mask.dtype == torch.bool
-    # Half of the smallest number: position biases are far above it, and hidden keys below it.
-    hidden = ~mask if boolean else mask <= torch.finfo(mask.dtype).min / 2
-    padding = hidden.all(dim=-2).unsqueeze(-1)  # (B or 1, H or 1, N1, 1)
-    return mask & ~padding if boolean else mask.masked_fill(padding, -torch.inf)
+    return without_queries(mask, ~hidden_keys(mask))
+
+
+def without_queries(mask: torch.Tensor | None, present: torch.Tensor) -> torch.Tensor:
+    """Remove every key from the rows of some queries, which are then no nodes of the graph.
+
+    Args:
+        mask: boolean (True = attend) or additive, (B or 1, H or 1, N1 or 1, N2), or None.
+        present: (B or 1, H or 1, N1), False for the queries to take out.
+
+    Returns:
+        The mask with these rows emptied, (B or 1, H or 1, N1, N2 or 1).
+    """
+    rows = present.unsqueeze(-1)
+    if mask is None:
+        return rows
+    return mask & rows if mask.dtype == torch.bool else mask.masked_fill(~rows, -torch.inf)
