@@ -44,7 +44,7 @@ def test_bad_rows_are_refused_by_default_and_skipped_on_request(tmp_path):
         load_data(str(path), VQA)
     text = str(refusal.value)
     assert "2 of 3 rows cannot be used; 2 problems" in text
-    assert f"{path}, line 2: answers|answer: is missing or empty" in text
+    assert f"{path}, line 2: answer: is missing or empty" in text
     assert "gone.png: image not found" in text
     assert "padapter data check" in text
     assert "--skip-bad-rows" in text
@@ -103,7 +103,7 @@ def test_data_of_another_task_are_one_message(tmp_path):
     with pytest.raises(UserError) as refusal:
         load_data(str(path), CAPTION, skip_bad_rows=True)
     assert str(refusal.value).count("line") == 0
-    assert "no row has the field 'captions|caption'; fields found: answer, id, image, question" in str(refusal.value)
+    assert "no row has the field 'captions or caption'; fields found: answer, id, image, question" in str(refusal.value)
 
 
 def test_all_missing_images_are_reported_at_once_and_each_once(tmp_path):

@@ -49,8 +49,12 @@ class Field:
 
     @property
     def title(self) -> str:
-        """``answers|answer``: the names accepted on disk."""
-        return f"{self.name}|{self.alias}" if self.alias else self.name
+        """``answers or answer``: the names accepted on disk."""
+        return f"{self.name} or {self.alias}" if self.alias else self.name
+
+    def name_in(self, row: Mapping[str, Any]) -> str:
+        """What a row calls this field; its first name if the row lacks it."""
+        return self.alias if self.alias in row and row.get(self.name) is None else self.name
 
     def find(self, row: Mapping[str, Any]) -> Any:
         """The raw value of this field in ``row``: under its name, else under its alias, else None."""
@@ -96,7 +100,7 @@ def parse_row(row: Mapping[str, Any], fields: Sequence[Field]) -> ParsedRow:
         try:
             parsed.values[spec.name] = _parse_value(spec, spec.find(row), parsed.notes)
         except FieldError as error:
-            parsed.problems.append((spec.title, str(error)))
+            parsed.problems.append((spec.name_in(row), str(error)))
     labels = [parsed.values.get(spec.name) for spec in fields if spec.kind == "label"]
     if not parsed.problems and NO_LABEL in labels:
         parsed.dropped = f"label {NO_LABEL!r} (no majority among the annotators)"
