@@ -13,7 +13,7 @@ from padapter.data.columns import ColumnRows
 from padapter.data.images import ImageError
 from padapter.data.readers import RawRow
 from padapter.data.report import Problem, Report
-from padapter.data.schema import Field, FieldError, ParsedRow, asked_fields, parse_row
+from padapter.data.schema import WEIGHT, Field, FieldError, ParsedRow, asked_fields, parse_row
 from padapter.data.schemes import scheme_of
 from padapter.data.source import Source
 from padapter.data.sources import available_splits, open_source
@@ -218,6 +218,10 @@ class _Check:
             report.problems = [replace(problem, unit=source.unit) for problem in report.problems]
         report.notes += source.notes
         report.notes += [f"{count} rows: {note}" for note, count in sorted(self.notes.items())]
+        weights = [weight for weight in self.examples.values.get(WEIGHT.name, []) if weight is not None]
+        if weights:
+            spread = f"{min(weights):g}" if min(weights) == max(weights) else f"{min(weights):g} to {max(weights):g}"
+            report.notes.append(f"{len(weights)} rows have a {WEIGHT.name} of their own in training: {spread}")
         if not any(problem.fatal and problem.line is None for problem in report.problems):
             used = {"id", "image"} | {name for spec in self.fields for name in (spec.name, spec.alias)}
             unused = sorted(_columns(source) - used)

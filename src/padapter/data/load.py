@@ -120,7 +120,7 @@ def _build(source: Source, fields: Sequence[Field], examples: Examples, name: st
     import datasets
 
     text = datasets.Value("string")
-    kinds = {"texts": datasets.List(text), "flag": datasets.Value("bool")}
+    kinds = {"texts": datasets.List(text), "flag": datasets.Value("bool"), "number": datasets.Value("float64")}
     columns: dict[str, list[object]] = {"id": list(examples.ids)}
     features = {"id": text}
     for spec in fields:

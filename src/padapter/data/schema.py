@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
@@ -13,10 +14,13 @@ from typing import Any, Literal
 
 from padapter.errors import UserError
 
-Kind = Literal["text", "texts", "label", "flag"]
+Kind = Literal["text", "texts", "label", "flag", "number"]
 
 #: The gold label of SNLI for "no majority": such rows are dropped and counted, never a class.
 NO_LABEL = "-"
+
+#: Beyond these weights single precision would lose a row, or all others.
+_GREATEST = 1_000_000
 
 _CONTROL = re.compile("[\x00-\x1f\x7f\x85\u2028\u2029]")
 
@@ -31,8 +35,8 @@ class Field:
 
     Attributes:
         name: The column in memory, and its first name on disk.
-        kind: ``text`` (one text), ``texts`` (a list of texts; on disk a single text will do), ``label`` or ``flag``
-            (a boolean; on disk also 0 and 1, and each as text).
+        kind: ``text`` (one text), ``texts`` (a list of texts; on disk a single text will do), ``label``, ``flag``
+            (a boolean; on disk also 0 and 1, and each as text) or ``number`` (above 0; on disk also as text).
         alias: A second name accepted on disk.
         required: Without it a row cannot be used; otherwise it becomes None.
         words: At least one character must be more than punctuation or white space.
@@ -60,6 +64,10 @@ class Field:
         """The raw value of this field in ``row``: under its name, else under its alias, else None."""
         value = row.get(self.name)
         return row.get(self.alias) if value is None and self.alias else value
+
+
+#: How much a row counts in training; of all tasks.
+WEIGHT = Field("weight", "number", required=False)
 
 
 @dataclass
@@ -231,10 +239,21 @@ def _parse_flag(spec: Field, value: Any, notes: list[str]) -> bool:
     return _FLAGS[word]
 
 
+def _parse_number(spec: Field, value: Any, notes: list[str]) -> float:
+    number = math.nan
+    if isinstance(value, (int, float, str)) and not isinstance(value, bool):
+        with contextlib.suppress(ValueError, OverflowError):  # no number; a whole number beyond all floats
+            number = float(value)
+    if not 1 / _GREATEST <= number <= _GREATEST:
+        raise FieldError(f"is {describe(value)}; expected a number from {1 / _GREATEST:f} to {_GREATEST:,}")
+    return number
+
+
 _FLAGS = {"true": True, "1": True, "false": False, "0": False}
 _PARSERS: dict[str, Callable[[Field, Any, list[str]], Any]] = {
     "text": _parse_text,
     "texts": _parse_texts,
     "label": _parse_label,
     "flag": _parse_flag,
+    "number": _parse_number,
 }
