@@ -25,7 +25,7 @@ def test_what_is_no_weight(value):
 def test_a_wrong_weight_is_a_problem_with_file_and_line(tmp_path):
     path = vqa_file(tmp_path, vqa_row(), vqa_row(id="2", weight=0))
     report = check_data(str(path), VQA)
-    ((line, name, message),) = problems(report)
+    ((line, name, _),) = problems(report)
     assert (line, name) == (2, "weight")
     with pytest.raises(UserError, match=r"train.jsonl, line 2: weight: is the value \(0\)"):
         load_data(str(path), VQA)

@@ -170,7 +170,12 @@ def _remarks(spec: str) -> list[str]:
 
 
 def examine(
-    source: Source, fields: Sequence[Field], *, decode: bool, verdicts: Verdicts | None = None
+    source: Source,
+    fields: Sequence[Field],
+    *,
+    decode: bool,
+    verdicts: Verdicts | None = None,
+    for_training: bool = False,
 ) -> tuple[Report, Examples]:
     """Check the rows of one split.
 
@@ -179,11 +184,12 @@ def examine(
         fields: The fields of the task.
         decode: Decode every picture instead of reading header and end.
         verdicts: What is known of pictures from other splits; what is found is added.
+        for_training: Leave out rows, and count them, that can only be scored.
 
     Returns:
         The report and the usable rows in order.
     """
-    check = _Check(source, fields, decode, {} if verdicts is None else verdicts)
+    check = _Check(source, fields, decode, {} if verdicts is None else verdicts, for_training)
     check.go()
     return check.report, check.examples
 
@@ -191,13 +197,16 @@ def examine(
 class _Check:
     """One walk along the rows of a split."""
 
-    def __init__(self, source: Source, fields: Sequence[Field], decode: bool, verdicts: Verdicts) -> None:
+    def __init__(
+        self, source: Source, fields: Sequence[Field], decode: bool, verdicts: Verdicts, for_training: bool
+    ) -> None:
         before = sum(source.left_out.values())
         self.source = source
         self.place = source.images.place
         self.fields = fields
         self.decode = decode
         self.verdicts = verdicts
+        self.for_training = for_training
         self.report = Report(source.file, rows=len(source.rows) + before, dropped=before)
         self.examples = Examples()
         self.notes = Counter({f"{reason}, left out": count for reason, count in source.left_out.items()})
@@ -250,11 +259,12 @@ class _Check:
         if row.values is None:
             self.report.problems.append(Problem(row.file, row.line, None, row.error or "cannot be read", row.fatal))
             return
-        outcome = parse_row(row.values, self.fields)
+        outcome = parse_row(row.values, self.fields, official=self.source.official)
         self.report.problems += [Problem(row.file, row.line, name, message) for name, message in outcome.problems]
-        usable = not outcome.problems and not outcome.dropped
-        if outcome.dropped:
-            self._leave_out(outcome.dropped)
+        usable = not outcome.problems
+        dropped = outcome.dropped or (outcome.unlearnable if self.for_training and usable else None)
+        if dropped:
+            self._leave_out(dropped)
             return
         if usable:
             self.notes.update(set(outcome.notes))

@@ -53,6 +53,7 @@ def load_data(
     skip_bad_rows: bool = False,
     limit: int | None = None,
     seed: int = 0,
+    for_training: bool = False,
 ) -> LoadedData:
     """Load one split of a data set for a task.
 
@@ -72,6 +73,7 @@ def load_data(
         skip_bad_rows: Leave out rows with problems, and count them, instead of refusing the data.
         limit: Use a random sample of so many rows, in their order.
         seed: For the sample, and for built-in worlds.
+        for_training: Leave out rows, and count them, that a benchmark scores but nobody can learn from.
 
     Returns:
         The data with their report.
@@ -85,7 +87,7 @@ def load_data(
     source = open_source(spec, task.name, split=split, seed=seed)
     if source.unanswered and any(field.required for field in set(task.fields) - set(asked_fields(task.fields))):
         raise UserError(f"{spec}: {source.unanswered}.")
-    report, examples = examine(source, task.fields, decode=skip_bad_rows)
+    report, examples = examine(source, task.fields, decode=skip_bad_rows, for_training=for_training)
     fatal = any(problem.fatal for problem in report.problems)
     if report.problems and (fatal or not examples or not skip_bad_rows):
         raise UserError(refusal(spec, task, report, skippable=bool(examples) and not fatal))

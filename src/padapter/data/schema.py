@@ -29,6 +29,18 @@ class FieldError(UserError):
     """One value of one row cannot be used."""
 
 
+class WordlessError(FieldError):
+    """A text without a word, or texts without one: nothing to teach, but a benchmark scores what is said to it.
+
+    Attributes:
+        value: The clean value.
+    """
+
+    def __init__(self, message: str, value: str | list[str]) -> None:
+        super().__init__(message)
+        self.value = value
+
+
 @dataclass(frozen=True)
 class Field:
     """One column of a task's data besides ``id`` and ``image``.
@@ -79,6 +91,7 @@ class ParsedRow:
         values: Clean values by field name.
         problems: (field, message) of everything wrong with the row.
         dropped: Why the row is left out although nothing is wrong with it, or None.
+        unlearnable: Why the row can be scored but not learnt, or None.
         notes: What was changed or overlooked on purpose; equal notes of many rows are counted together.
     """
 
@@ -86,15 +99,17 @@ class ParsedRow:
     values: dict[str, Any] = field(default_factory=dict)
     problems: list[tuple[str, str]] = field(default_factory=list)
     dropped: str | None = None
+    unlearnable: str | None = None
     notes: list[str] = field(default_factory=list)
 
 
-def parse_row(row: Mapping[str, Any], fields: Sequence[Field]) -> ParsedRow:
+def parse_row(row: Mapping[str, Any], fields: Sequence[Field], *, official: bool = False) -> ParsedRow:
     """Check and clean one row; every problem is collected, none is raised.
 
     Args:
         row: The row as read from disk.
         fields: The fields of the task.
+        official: The row is of a published benchmark, whose scoring counts every row: texts without a word stay.
 
     Returns:
         Clean values and everything there is to say about the row.
@@ -107,6 +122,14 @@ def parse_row(row: Mapping[str, Any], fields: Sequence[Field]) -> ParsedRow:
     for spec in fields:
         try:
             parsed.values[spec.name] = _parse_value(spec, spec.find(row), parsed.notes)
+        except WordlessError as error:
+            if not official:
+                parsed.problems.append((spec.name_in(row), str(error)))
+                continue
+            parsed.values[spec.name] = error.value
+            parsed.notes.append(f"no words in {spec.name_in(row)!r} (kept: the official scoring counts every row)")
+            if spec.kind == "texts":
+                parsed.unlearnable = f"no words in {spec.name_in(row)!r}, nothing to learn"
         except FieldError as error:
             parsed.problems.append((spec.name_in(row), str(error)))
     labels = [parsed.values.get(spec.name) for spec in fields if spec.kind == "label"]
@@ -175,6 +198,8 @@ def _parse_value(spec: Field, value: Any, notes: list[str]) -> Any:
     if value is None or value == "" or value == []:
         if not spec.required:
             return None
+        if value == "" and spec.kind in ("text", "texts"):
+            raise WordlessError("is missing or empty", "" if spec.kind == "text" else [""])
         raise FieldError("is missing or empty")
     return _PARSERS[spec.kind](spec, value, notes)
 
@@ -186,9 +211,9 @@ def _parse_text(spec: Field, value: Any, notes: list[str]) -> str | None:
         raise FieldError(f"is {describe(value)}; expected text")
     cleaned = clean_text(value)
     if spec.required and not cleaned:
-        raise FieldError("is only white space")
+        raise WordlessError("is only white space", cleaned)
     if spec.required and spec.words and not has_words(cleaned):
-        raise FieldError(f"has no words: {describe(value)}")
+        raise WordlessError(f"has no words: {describe(value)}", cleaned)
     return cleaned or None
 
 
@@ -197,7 +222,7 @@ def _parse_texts(spec: Field, value: Any, notes: list[str]) -> list[str]:
     texts = [_entry(entry) for entry in entries]
     full = [text for text in texts if (has_words(text) if spec.words else text)]
     if not full:
-        raise FieldError(f"has no usable entry: {describe(value)}")
+        raise WordlessError(f"has no usable entry: {describe(value)}", texts)
     if len(full) < len(texts):
         done = "kept for scoring, never a training target" if spec.keep_empty else "left out"
         notes.append(f"empty entries in {spec.name!r} ({done})")

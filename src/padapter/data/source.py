@@ -24,6 +24,7 @@ class Source:
         unit: What the number of a row counts: lines, or records of a list.
         left_out: Rows left out on purpose while reading, by reason.
         notes: What is worth knowing besides.
+        official: The rows are those of a published benchmark, whose scoring counts every one of them.
         unanswered: Why there is nothing to learn from or score against, for splits whose answers are not public.
     """
 
@@ -37,4 +38,5 @@ class Source:
     unit: str = "line"
     left_out: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    official: bool = False
     unanswered: str | None = None

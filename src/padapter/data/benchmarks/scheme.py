@@ -150,6 +150,7 @@ def _open(found: BenchmarkSpec, split: Split) -> Source:
         unit="record",
         left_out=dict(reading.left_out),
         notes=tuple(notes),
+        official=True,
         unanswered=None if split.answered else _unanswered(benchmark, split),
     )
 

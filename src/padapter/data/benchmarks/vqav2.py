@@ -154,7 +154,7 @@ def read_by_karpathy(split: str, *parts: str) -> Callable[[Reading], None]:
 
 
 def read_blip(reading: Reading) -> None:
-    """BLIP-style: a list of ``{dataset, image, question, question_id, answer}``; ``vg`` is Visual Genome, which weighs less."""
+    """BLIP-style: a list of ``{dataset, image, question, question_id, answer}``; ``vg``, Visual Genome, weighs less."""
     path = reading.files["rows"]
     genome: PictureIndex | None = None
     same: dict[str, str] = {}

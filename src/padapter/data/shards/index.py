@@ -46,6 +46,7 @@ class Header:
         fingerprint: Of the rows and pictures, as :func:`padapter.data.load_data` gives it.
         shards: The tar files.
         rule: Scoring rule that the data's publisher asks for.
+        official: Whether the rows are those of a published benchmark, whose scoring counts every one of them.
         unanswered: Why there are no answers, if there are none.
         left_out: Rows of the source that were left out.
     """
@@ -58,6 +59,7 @@ class Header:
     fingerprint: str
     shards: tuple[Shard, ...]
     rule: str | None = None
+    official: bool = False
     unanswered: str | None = None
     left_out: int = 0
 

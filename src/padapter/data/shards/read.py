@@ -175,6 +175,7 @@ def _indexed(path: Path, tars: Mapping[str, Path]) -> Source:
         rule=header.rule,
         unit="row",
         notes=tuple(notes),
+        official=header.official,
         unanswered=header.unanswered,
     )
 

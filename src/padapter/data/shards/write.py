@@ -103,6 +103,7 @@ def _write(spec: str, folder: Path, task: DataTask, split: str, megabytes: int, 
             fingerprint=fingerprint(source, task.name, examples),
             shards=shards,
             rule=source.rule,
+            official=source.official,
             unanswered=source.unanswered,
             left_out=report.dropped + report.bad,
         )
