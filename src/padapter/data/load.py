@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from padapter.data.check import DataTask, Examples, examine
+from padapter.data.check import DataTask, examine
+from padapter.data.examples import Examples
 from padapter.data.report import Report
 from padapter.data.schema import Field, asked_fields
 from padapter.data.source import Source

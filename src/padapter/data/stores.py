@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
-from padapter.data.images import IMAGE_SUFFIXES, ImageError, read_file, verify_image
+from padapter.data.images import IMAGE_SUFFIXES, ImageError, MissingImageError, read_file, verify_image
 from padapter.data.schema import FieldError, describe
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class FolderImages:
             raise FieldError(f"is {describe(value)}; give a path inside {self.root}, neither absolute nor with '..'")
         found = self._find(path)
         if found is None:
-            raise ImageError(f"{self.root / path}: image not found.")
+            raise MissingImageError(f"{self.root / path}: image not found.")
         self._located[value] = found.as_posix()
         return self._located[value]
 

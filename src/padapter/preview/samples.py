@@ -12,7 +12,8 @@ from typing import Any
 from PIL import Image
 
 from padapter.data import ImageError, open_image
-from padapter.data.check import Example, Survey
+from padapter.data.check import Survey
+from padapter.data.examples import Example
 from padapter.preview.reading import Reader, Seen
 from padapter.tasks import Task
 from padapter.tasks.unanswered import known_targets

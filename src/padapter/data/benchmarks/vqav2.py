@@ -166,6 +166,7 @@ def read_blip(reading: Reading) -> None:
         from_genome = record.get("dataset") == "vg"
         if from_genome and genome is None:
             genome = PictureIndex(reading.root, GENOME)
+            reading.pages.append(f"{GENOME.page} (Visual Genome)")
         answers = record.get("answer")
         answers = [answers] if isinstance(answers, str) else answers
         if isinstance(answers, list):
