@@ -136,10 +136,11 @@ def read_index(path: Path) -> Index:
         for number, line in enumerate(stream, 2):
             record = _record(path, number, line)
             if len(index.places) < index.header.images:
-                shard, offset, size = record["at"]
-                index.places[record["image"]] = Place(shard, offset, size, record["stamp"])
-            else:
+                index.places[record.get("image", "")] = _place(path, number, record, index.header.shards)
+            elif isinstance(record.get("image"), str):
                 index.rows.append(record)
+            else:
+                raise UserError(f"{path}, line {number}: is damaged (a row without a picture). Copy it again.")
     if len(index.rows) != index.header.rows:
         raise UserError(
             f"{path}: holds {len(index.rows)} of {index.header.rows} rows: a copy that broke off? Copy it again."
@@ -153,22 +154,36 @@ def _line(content: dict[str, Any]) -> str:
 
 def _opened(path: Path) -> Any:
     try:
-        return path.open(encoding="utf-8", newline="\n")
+        # Bytes: a line that is no text is damaged, like any other.
+        return path.open("rb")
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}).") from error
 
 
-def _record(path: Path, number: int, line: str) -> dict[str, Any]:
+def _record(path: Path, number: int, line: bytes) -> dict[str, Any]:
     try:
-        record = json.loads(line)
-    except ValueError as error:
+        record = json.loads(line.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}, line {number}: is damaged ({error}). Copy it again.") from error
     if not isinstance(record, dict):
         raise UserError(f"{path}, line {number}: is damaged. Copy it again.")
     return record
 
 
-def _header(path: Path, line: str) -> Header:
+def _place(path: Path, number: int, record: dict[str, Any], shards: tuple[Shard, ...]) -> Place:
+    at, stamp = record.get("at"), record.get("stamp")
+    if (
+        not (isinstance(at, list) and len(at) == 3 and all(isinstance(part, int) and part >= 0 for part in at))
+        or at[0] >= len(shards)
+        or at[1] + at[2] > shards[at[0]].size
+        or not isinstance(record.get("image"), str)
+        or not isinstance(stamp, str | None)
+    ):
+        raise UserError(f"{path}, line {number}: is damaged (no place of a picture). Copy it again.")
+    return Place(*at, stamp)
+
+
+def _header(path: Path, line: bytes) -> Header:
     record = _record(path, 1, line)
     if record.pop("format", None) != FORMAT:
         raise UserError(f"{path}: is not an index of this version of `padapter data shard`; write the shards anew.")
@@ -176,6 +191,10 @@ def _header(path: Path, line: str) -> Header:
         header = Header(**{**record, "shards": tuple(Shard(**shard) for shard in record["shards"])})
     except (TypeError, KeyError) as error:
         raise UserError(f"{path}, line 1: is damaged ({error}). Copy it again.") from error
+    counts = (header.rows, header.images, *(shard.size for shard in header.shards))
+    texts = (header.name, header.split, header.task, *(shard.file for shard in header.shards))
+    if not all(isinstance(count, int) for count in counts) or not all(isinstance(text, str) for text in texts):
+        raise UserError(f"{path}, line 1: is damaged. Copy it again.")
     outside = [shard.file for shard in header.shards if Path(shard.file).name != shard.file]
     if outside:
         raise UserError(f"{path}, line 1: {outside[0]!r} is no file beside the index.")

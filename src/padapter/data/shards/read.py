@@ -254,7 +254,7 @@ def _record(tar: Path, key: str, texts: Mapping[str, Place]) -> dict[str, Any]:
     try:
         text = content.decode("utf-8")
         record = json.loads(text) if suffix == "json" else {"caption": text}
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{tar}: {key}.{suffix} cannot be read ({error}).") from error
     if not isinstance(record, dict):
         raise UserError(f"{tar}: {key}.json is {type(record).__name__}, not an object with named fields.")
