@@ -100,6 +100,7 @@ def load_data(
         chosen = sorted(random.Random(seed).sample(range(len(examples)), limit))
         examples = examples.select(chosen)
     found = fingerprint(source, task.name, examples)
+    source.images.remember()
     table = _build(source, task.fields, examples, found)
     return LoadedData(table, source.name, source.split, found, report, source.rule)
 

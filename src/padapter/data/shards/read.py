@@ -77,6 +77,9 @@ class ShardImages:
         """None: what is packed is named by a row."""
         return []
 
+    def remember(self) -> None:
+        """Nothing: the index has the stamps."""
+
     def _path(self, key: str) -> str:
         place = self.places[key]
         return sliced(str(self.tars[place.shard]), place.offset, place.size)
