@@ -6,6 +6,7 @@ start of a run. Asking the file system whether a file has changed is much less.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -76,7 +77,8 @@ class Ledger:
             partial.write_text(json.dumps(everything), encoding="utf-8")
             os.replace(partial, self.file)
         except OSError as error:
-            partial.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                partial.unlink()
             why = error.strerror or error
             warnings.warn(f"{self.file.parent}: cannot be written ({why}): the next start is as slow", stacklevel=2)
         self.new.clear()

@@ -24,7 +24,26 @@ RESIZES = ("squash", "crop", "pad")
 
 
 @dataclass(kw_only=True)
-class InferenceOptions:
+class PictureOptions:
+    """What a model gets of a picture: shared by all commands that show it one."""
+
+    image_size: int | None = option(
+        None, help="Width and height of pictures for the model, in pixels. (default: the run's, or the model's own)"
+    )
+    resize: str | None = option(
+        None,
+        choices=RESIZES,
+        metavar="squash|crop|pad",
+        help="How pictures are made square, bicubic. (default: the run's, or the model's own)",
+    )
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        check_at_least(self, 1, "image_size")
+
+
+@dataclass(kw_only=True)
+class InferenceOptions(PictureOptions):
     """How a model is asked: shared by training, evaluation and prediction."""
 
     inference: str | None = option(
@@ -62,15 +81,6 @@ class InferenceOptions:
         metavar="sdpa|eager",
         help="Plain attention in one fused call wherever the model can, or step by step.",
     )
-    image_size: int | None = option(
-        None, help="Width and height of pictures for the model, in pixels. (default: the run's, or the model's own)"
-    )
-    resize: str | None = option(
-        None,
-        choices=RESIZES,
-        metavar="squash|crop|pad",
-        help="How pictures are made square, bicubic. (default: the run's, or the model's own)",
-    )
     cache_features: bool = option(
         False, help="Keep the output of a frozen image encoder on disk (half precision) and compute it only once."
     )
@@ -78,8 +88,8 @@ class InferenceOptions:
     quiet: bool = option(False, help="No progress bars; only the result.")
 
     def __post_init__(self) -> None:
-        check_choices(self)
-        check_at_least(self, 1, "num_beams", "max_new_tokens", "rank_candidates", "eval_batch_size", "image_size")
+        super().__post_init__()
+        check_at_least(self, 1, "num_beams", "max_new_tokens", "rank_candidates", "eval_batch_size")
         if self.inference == "rank" and (self.num_beams is not None or self.max_new_tokens is not None):
             raise refuse("--inference", "'rank' generates nothing; drop --num-beams and --max-new-tokens")
         if self.precision == "fp16" and self.device == "cpu":

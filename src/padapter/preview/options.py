@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from padapter.options.fields import check_at_least, option
+from padapter.options.training import PictureOptions
 
 
 @dataclass(kw_only=True)
-class PreviewOptions:
+class PreviewOptions(PictureOptions):
     """Options of ``padapter data preview``."""
 
     data: str = option(metavar="DATA", positional=True, help="The same as for `padapter data check`.")
@@ -28,5 +29,6 @@ class PreviewOptions:
     overwrite: bool = option(False, in_yaml=False, help="Replace PAGE if it exists.")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_at_least(self, 1, "rows")
         check_at_least(self, 0, "seed")

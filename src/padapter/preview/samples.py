@@ -14,6 +14,7 @@ from PIL import Image
 from padapter.data import ImageError, open_image
 from padapter.data.check import Survey
 from padapter.data.examples import Example
+from padapter.data.fit import fit
 from padapter.preview.reading import Reader, Seen
 from padapter.tasks import Task
 from padapter.tasks.unanswered import known_targets
@@ -99,7 +100,27 @@ def choose(survey: Survey, rows: int, seed: int) -> dict[str, list[Example]]:
     return {name: chosen[name] for name in survey.examples}
 
 
-def samples(survey: Survey, split: str, examples: Sequence[Example], task: Task, reader: Reader | None) -> list[Sample]:
+@dataclass(frozen=True)
+class Square:
+    """What is shown where no model says how it sees pictures: side in pixels, and how pictures are made to fit."""
+
+    side: int = SQUARE
+    resize: str = "squash"
+
+    @property
+    def done(self) -> str:
+        """What was done to a picture, for its label."""
+        return {"squash": "squashed", "crop": "cropped", "pad": "padded"}[self.resize]
+
+
+def samples(
+    survey: Survey,
+    split: str,
+    examples: Sequence[Example],
+    task: Task,
+    reader: Reader | None,
+    square: Square,
+) -> list[Sample]:
     """Cards of some rows of one split."""
     import datasets
 
@@ -110,11 +131,12 @@ def samples(survey: Survey, split: str, examples: Sequence[Example], task: Task,
     table = images.attach(ids, [example.image for example in examples])
     named = images.place is not None  # otherwise pictures have numbers
     return [
-        _sample(example, table[index]["image"], task, reader, named=named) for index, example in enumerate(examples)
+        _sample(example, table[index]["image"], task, reader, square, named=named)
+        for index, example in enumerate(examples)
     ]
 
 
-def _sample(example: Example, source: Any, task: Task, reader: Reader | None, *, named: bool) -> Sample:
+def _sample(example: Example, source: Any, task: Task, reader: Reader | None, square: Square, *, named: bool) -> Sample:
     row = {"image": source, **example.values}
     try:
         picture, problem = open_image(source), None
@@ -128,7 +150,7 @@ def _sample(example: Example, source: Any, task: Task, reader: Reader | None, *,
         example.id,
         example.image if named else str((source or {}).get("path") or f"picture {example.image}"),
         None if picture is None else thumbnail(picture),
-        _squares(picture, seen),
+        _squares(picture, seen, square),
         problem,
         task.prompt(row),
         [
@@ -140,11 +162,11 @@ def _sample(example: Example, source: Any, task: Task, reader: Reader | None, *,
     )
 
 
-def _squares(picture: Image.Image | None, seen: Seen | None) -> list[Thumbnail]:
+def _squares(picture: Image.Image | None, seen: Seen | None, square: Square) -> list[Thumbnail]:
     if picture is None:
         return []
     if seen is None:
-        return [thumbnail(picture.resize((SQUARE, SQUARE), Image.Resampling.BICUBIC))]
+        return [thumbnail(fit(picture, (square.side, square.side), square.resize))]
     return [thumbnail(tile) for tile in seen.tiles]
 
 
