@@ -70,7 +70,7 @@ class Field:
 
     def name_in(self, row: Mapping[str, Any]) -> str:
         """What a row calls this field; its first name if the row lacks it."""
-        return self.alias if self.alias in row and row.get(self.name) is None else self.name
+        return self.alias if self.alias and self.alias in row and row.get(self.name) is None else self.name
 
     def find(self, row: Mapping[str, Any]) -> Any:
         """The raw value of this field in ``row``: under its name, else under its alias, else None."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from padapter.options.fields import (
     NEVER,
+    SPLIT_NAMES,
     check_at_least,
     check_augmentation,
     check_choices,
@@ -121,8 +122,8 @@ class TrainOptions(InferenceOptions):
     config: str | None = option(
         None, metavar="FILE", in_yaml=False, help="YAML recipe; flags on the command line win over it."
     )
-    train_split: str = option("train", help="Split of the training data.")
-    eval_split: str = option("validation", help="Split of the evaluation data.")
+    train_split: str = option("train", help=f"Split of the training data: {SPLIT_NAMES}")
+    eval_split: str = option("validation", help=f"Split of the evaluation data: {SPLIT_NAMES}")
     limit_train: int | None = option(None, help="Use only this many training rows.")
     limit_eval: int | None = option(None, help="Use only this many evaluation rows.")
     skip_bad_rows: bool = option(False, help="Leave out rows that cannot be used, and count them.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from padapter.options.fields import check_at_least, option
+from padapter.options.fields import SPLIT_NAMES, check_at_least, option
 from padapter.options.training import PictureOptions
 
 
@@ -15,7 +15,7 @@ class PreviewOptions(PictureOptions):
     data: str = option(metavar="DATA", positional=True, help="The same as for `padapter data check`.")
     output: str = option(metavar="PAGE", short="-o", help="HTML file to write; it needs nothing but itself.")
     task: str | None = option(None, metavar="vqa|entailment|caption", help="Task. (default: told from the fields)")
-    split: str | None = option(None, help="Split to show. (default: every split of a folder)")
+    split: str | None = option(None, help=f"Split to show: {SPLIT_NAMES} (default: all that are there)")
     rows: int = option(24, help="Rows to show, chosen at random from the usable ones.")
     seed: int = option(0, help="Which rows are shown; also of built-in worlds.")
     model: str | None = option(

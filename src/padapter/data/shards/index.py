@@ -180,7 +180,8 @@ def _place(path: Path, number: int, record: dict[str, Any], shards: tuple[Shard,
         or not isinstance(stamp, str | None)
     ):
         raise UserError(f"{path}, line {number}: is damaged (no place of a picture). Copy it again.")
-    return Place(*at, stamp)
+    shard, offset, size = at
+    return Place(shard, offset, size, stamp)
 
 
 def _header(path: Path, line: bytes) -> Header:
