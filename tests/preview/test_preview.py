@@ -155,12 +155,12 @@ def test_without_a_model_the_picture_is_squashed(tmp_path):
 
 @pytest.mark.parametrize("resize", ["squash", "crop", "pad"])
 def test_size_and_shape_are_those_of_the_options_with_and_without_a_model(tmp_path, model, resize):
-    """A red picture with a blue left half, twice as wide as high: only the padded one has black margins."""
+    """A red picture with a blue left half, twice as wide as high: only the padded one has grey margins."""
     folder = folder_of(tmp_path, train=[asked(0)])
     wide = Image.new("RGB", (64, 32), (250, 0, 0))
     wide.paste((0, 0, 250), (0, 0, 32, 32))
     wide.save(folder / "0.png")
-    expected = np.asarray(fit(wide, (48, 48), resize), dtype=int)
+    expected = np.asarray(fit(wide, (48, 48), resize, fill=(123, 117, 104)), dtype=int)
     for which in (None, model):
         found = preview(options(folder, model=which and str(which), image_size=48, resize=resize))
         (card,) = found.cards["train"]

@@ -23,6 +23,8 @@ from padapter.tasks.unanswered import known_targets
 SIDE = 320
 #: The side of the square that is shown where no model says how it sees pictures.
 SQUARE = 224
+#: The colour of padding there: the mean of BLIP's pictures, as its own preprocessing has it.
+MARGIN = (123, 117, 104)
 _SMALL = 128
 
 
@@ -166,7 +168,7 @@ def _squares(picture: Image.Image | None, seen: Seen | None, square: Square) -> 
     if picture is None:
         return []
     if seen is None:
-        return [thumbnail(fit(picture, (square.side, square.side), square.resize))]
+        return [thumbnail(fit(picture, (square.side, square.side), square.resize, fill=MARGIN))]
     return [thumbnail(tile) for tile in seen.tiles]
 
 
