@@ -234,11 +234,21 @@ def test_what_is_no_checkpoint(convert, tmp_path):
         return tmp_path / "x.pth"
 
     for trust in (False, True):
-        for content in (b"<html>not found</html>", b"", b"PK\x03\x04 cut off"):
-            with pytest.raises(UserError, match=r"x\.pth cannot be read as a file of torch\.save"):
+        for content, words in (
+            (b"<html>not found</html>", "is not a file of torch.save: it is an HTML page"),
+            (b"", r"is not a file of torch.save: it is empty \(0 bytes\)"),
+            (b"version https://git-lfs.github.com/spec/v1\n", "is not a file of torch.save: it is a Git LFS pointer"),
+            (b"\x1f\x8b\x08 packed", "is not a file of torch.save: it is compressed"),
+            (b".", r"is not a file of torch.save: it is text, beginning with b'\.'$"),
+            (b"\xfe\xff\x00", "is not a file of torch.save: it is neither a zip archive nor a pickle"),
+            (b"\x10" + bytes(7) + b'{"a":{}}', "is not a file of torch.save: it looks like a safetensors file"),
+            (b"PK\x03\x04 cut off", "is damaged or cut off"),
+            (b"\x80\x02.", "is damaged or cut off; fetch it again"),
+        ):
+            with pytest.raises(UserError, match=rf"x\.pth {words}"):
                 convert(written(content), trust_pickle=trust)
     whole = Path(save(tmp_path / "whole.pth", official("captioning"))).read_bytes()
-    with pytest.raises(UserError, match=r"x\.pth cannot be read as a file of torch\.save"):
+    with pytest.raises(UserError, match=r"x\.pth is damaged or cut off"):
         convert(written(whole[: len(whole) // 2]))
     with pytest.raises(UserError, match=r"there is no file .*nowhere\.pth"):
         convert(tmp_path / "nowhere.pth")

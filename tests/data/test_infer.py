@@ -40,7 +40,10 @@ def test_every_split_of_a_folder_counts_unless_one_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ('{"image": "a.png", "text": "x"}', "it fits no task by its fields: image, text; name the task with --task"),
+        (
+            '{"image": "a.png", "text": "x"}',
+            "it fits no task by its fields: image, text. `padapter data from-vqa .*Or else name the task with --task",
+        ),
         ("[]", "has no rows; name the task with --task"),
         ("{broken", r"no row could be read \(line 1: .*; name the task with --task"),
         ("[{}]", "has no fields; name the task with --task"),
@@ -51,7 +54,7 @@ def test_where_no_field_decides_the_task_is_asked_for(tmp_path, content, words):
     path.write_text(content)
     with pytest.raises(UserError, match=words) as refusal:
         infer(path)
-    assert "vqa (question), entailment (hypothesis), caption (captions|caption)" in str(refusal.value)
+    assert "vqa (question), entailment (hypothesis), caption (captions or caption)" in str(refusal.value)
 
 
 def test_a_world_serves_every_task():

@@ -44,7 +44,7 @@ def test_bad_rows_are_refused_by_default_and_skipped_on_request(tmp_path):
         load_data(str(path), VQA)
     text = str(refusal.value)
     assert "2 of 3 rows cannot be used; 2 problems" in text
-    assert f"{path}, line 2: answers|answer: is missing or empty" in text
+    assert f"{path}, line 2: answer: is missing or empty" in text
     assert "gone.png: image not found" in text
     assert "padapter data check" in text
     assert "--skip-bad-rows" in text
@@ -103,7 +103,9 @@ def test_data_of_another_task_are_one_message(tmp_path):
     with pytest.raises(UserError) as refusal:
         load_data(str(path), CAPTION, skip_bad_rows=True)
     assert str(refusal.value).count("line") == 0
-    assert "no row has the field 'captions|caption'; fields found: answer, id, image, question" in str(refusal.value)
+    assert "no row has the field 'captions' or 'caption'; fields found: answer, id, image, question" in str(
+        refusal.value
+    )
 
 
 def test_all_missing_images_are_reported_at_once_and_each_once(tmp_path):
@@ -202,7 +204,7 @@ def test_images_without_annotation_and_unused_fields_are_notes(tmp_path):
 
 def test_nan_in_an_unused_field_is_no_problem_and_in_a_used_one_is(tmp_path):
     path = vqa_file(tmp_path)
-    path.write_text('{"image": "a.png", "question": "What?", "answer": "x", "weight": NaN}\n')
+    path.write_text('{"image": "a.png", "question": "What?", "answer": "x", "height": NaN}\n')
     assert check_data(str(path), VQA).ok
     path.write_text('{"image": "a.png", "question": "What?", "answer": NaN}\n')
     assert "NaN" in problems(check_data(str(path), VQA))[0][2]

@@ -311,3 +311,24 @@ def test_the_command(three):
     assert "train.shards.jsonl: 3 rows, 3 images, 3 shards" in done.stdout
     again = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (again.returncode, "exists already" in again.stderr) == (2, True)
+
+
+def test_shards_of_several_indexes_keep_the_rule_they_agree_on(tmp_path):
+    specs = []
+    for name in "xy":
+        root = tmp_path / name
+        picture(root / f"{name}.png")
+        write_jsonl(root / "rows.jsonl", [vqa_row(id=name, image=f"{name}.png")])
+        write_shards(str(root / "rows.jsonl"), root / "s", VQA, split=name)
+        index = root / "s" / f"{name}.shards.jsonl"
+        index.write_text(index.read_text().replace('"rule":null', '"rule":"vizwiz-released"'))
+        specs.append(f"{root}/s/{name}-000000.tar")
+    both = f"wds:{specs[0]},{specs[1]}"
+    data = load_data(both, VQA)
+    assert (data.dataset["id"][:], data.rule) == (["x", "y"], "vizwiz-released")
+    index.write_text(index.read_text().replace('"rule":"vizwiz-released"', '"rule":null'))
+    with pytest.raises(UserError, match=r"are not scored by the same rule; read them one by one"):
+        load_data(both, VQA)
+    index.unlink()
+    with pytest.raises(UserError, match=r"of tar files without an index, which are not scored by the same rule"):
+        load_data(both, VQA)

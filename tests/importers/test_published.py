@@ -48,7 +48,7 @@ def vqa_rad(tmp_path):
 def test_vqa_rad(vqa_rad, tmp_path):
     done = IMPORTERS["vqa-rad"](vqa_rad, tmp_path / "out")
     assert done.rows == {"train": 3, "test": 2}
-    assert done.left_out.counts == {"answers|answer cannot be used": 1, "picture not found": 1}
+    assert done.left_out.counts == {"answers cannot be used": 1, "picture not found": 1}
     assert "train: 3 rows" in done.format()
     assert "left out: 1 (picture not found)" in done.format()
     assert check_data(str(tmp_path / "out"), VQA).ok

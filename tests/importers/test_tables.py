@@ -99,7 +99,7 @@ def test_what_cannot_be_used_is_left_out_with_its_line(folder):
         "picture not found": 2,
         "the picture cannot be opened": 1,
         "question cannot be used": 1,
-        "answers|answer cannot be used": 1,
+        "answers cannot be used": 1,
         "the picture is a web address: download it first": 1,
     }
     report = done.format()

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from padapter.data.fit import fit
 from padapter.preview import PreviewOptions
 from padapter.preview.page import preview, render, write_preview
 
@@ -150,6 +151,25 @@ def test_without_a_model_the_picture_is_squashed(tmp_path):
     [sample] = preview(options(folder_of(tmp_path, train=[asked(0)]))).cards["train"]
     assert (sample.original.says, [square.says for square in sample.squares]) == ("20 x 16", ["224 x 224"])
     assert opened(sample.original).tobytes() == Image.open(tmp_path / "0.png").tobytes()  # small ones bit for bit
+
+
+@pytest.mark.parametrize("resize", ["squash", "crop", "pad"])
+def test_size_and_shape_are_those_of_the_options_with_and_without_a_model(tmp_path, model, resize):
+    """A red picture with a blue left half, twice as wide as high: only the padded one has grey margins."""
+    folder = folder_of(tmp_path, train=[asked(0)])
+    wide = Image.new("RGB", (64, 32), (250, 0, 0))
+    wide.paste((0, 0, 250), (0, 0, 32, 32))
+    wide.save(folder / "0.png")
+    expected = np.asarray(fit(wide, (48, 48), resize, fill=(123, 117, 104)), dtype=int)
+    for which in (None, model):
+        found = preview(options(folder, model=which and str(which), image_size=48, resize=resize))
+        (card,) = found.cards["train"]
+        (square,) = card.squares
+        shown = np.asarray(opened(square), dtype=int)
+        assert shown.shape == expected.shape
+        assert np.abs(shown - expected).mean() < 2
+        if which is None:
+            assert {"squash": "squashed, 48 x 48", "crop": "cropped", "pad": "padded"}[resize] in render(found)
 
 
 def opened(thumbnail) -> Image.Image:

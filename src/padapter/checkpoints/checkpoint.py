@@ -15,6 +15,10 @@ import torch
 from padapter.checkpoints.layout import together
 from padapter.errors import UserError
 
+_ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
+#: Of a safetensors file, in bytes; the format allows no more.
+_LONGEST_HEADER = 100_000_000
+
 
 def read_checkpoint(path: str | Path, *, trust_pickle: bool = False) -> Any:
     """Read what ``torch.save`` has written, on the CPU; weights are mapped, so that only those in use take memory.
@@ -128,5 +132,27 @@ def _objects_in(file: Path, message: str) -> list[str]:
 
 
 def _unreadable(file: Path, problem: Exception) -> UserError:
-    reason = next(iter(str(problem).strip().splitlines()), "") or type(problem).__name__
-    return UserError(f"CHECKPOINT: {file} cannot be read as a file of torch.save ({reason}); fetch it again")
+    """Say what a file is that torch could not read: "pop from empty list" speaks of the reader, not of the file."""
+    with file.open("rb") as handle:
+        head = handle.read(512)
+    if head.startswith((_ZIP, _PICKLE)):
+        reason = f" ({problem})" if isinstance(problem, (OSError, MemoryError)) else ""
+        return UserError(f"CHECKPOINT: {file} is damaged or cut off{reason}; fetch it again")
+    return UserError(f"CHECKPOINT: {file} is not a file of torch.save: {_nature(head)}")
+
+
+def _nature(head: bytes) -> str:
+    """What a file is by its first bytes."""
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if not head:
+        return "it is empty (0 bytes); fetch it again"
+    if text.startswith((b"<!doctype html", b"<html")):
+        return "it is an HTML page, perhaps of a download that failed; fetch it again"
+    if text.startswith(b"version https://git-lfs"):
+        return "it is a Git LFS pointer; run `git lfs pull`"
+    if head.startswith(b"\x1f\x8b"):
+        return "it is compressed (gzip); unpack it first"
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < _LONGEST_HEADER:
+        return "it looks like a safetensors file; a folder in the format of transformers needs no conversion"
+    kind = "text" if head.isascii() and b"\0" not in head else "neither a zip archive nor a pickle"
+    return f"it is {kind}, beginning with {head[:16]!r}"

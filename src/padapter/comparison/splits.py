@@ -11,8 +11,8 @@ from padapter.comparison.cells import Cell
 from padapter.data.readers import ANNOTATION_SUFFIXES, RawRow
 from padapter.data.schema import Field, parse_row
 from padapter.data.schemes import scheme_of
+from padapter.data.source import Source
 from padapter.data.sources import open_source
-from padapter.data.stores import ImageStore
 from padapter.errors import UserError
 from padapter.tasks import get_task
 
@@ -71,11 +71,11 @@ def _split(spec: str, split: str, task_name: str) -> Split:
         return Split(spec, split, 0, source.unanswered)
     task, bad, texts = get_task(task_name), [], 0
     for row in source.rows:
-        problem = _row_problem(row, task.fields, source.images)
+        problem = _row_problem(row, task.fields, source)
         if problem:
             bad.append(f"{source.file}, line {row.line}: {problem}")
         elif row.values is not None:
-            texts += len(task.targets(parse_row(row.values, task.fields).values))
+            texts += len(task.targets(parse_row(row.values, task.fields, official=source.official).values))
     if not source.rows:
         return Split(spec, split, 0, "has no rows")
     sequences = texts / max(len(source.rows) - len(bad), 1)
@@ -83,14 +83,14 @@ def _split(spec: str, split: str, task_name: str) -> Split:
     return Split(spec, split, len(source.rows), problem, sequences)
 
 
-def _row_problem(row: RawRow, fields: Sequence[Field], images: ImageStore) -> str:
+def _row_problem(row: RawRow, fields: Sequence[Field], source: Source) -> str:
     """The first thing that is wrong with a row; empty if nothing is."""
     if row.values is None:
         return row.error or "cannot be read"
-    for name, message in parse_row(row.values, fields).problems:
+    for name, message in parse_row(row.values, fields, official=source.official).problems:
         return f"{name}: {message}"
     try:
-        images.locate(row.values.get("image"))
+        source.images.locate(row.values.get("image"))
     except UserError as error:
         return f"image: {error}"
     return ""

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
-from typing import Any, Protocol, overload
+from typing import Any, Protocol
 
+from padapter.data.advice import other_columns, similar
 from padapter.data.columns import ColumnRows
-from padapter.data.images import ImageError
+from padapter.data.examples import Example, Examples
+from padapter.data.images import ImageError, MissingImageError
 from padapter.data.readers import RawRow
 from padapter.data.report import Problem, Report
-from padapter.data.schema import Field, FieldError, ParsedRow, asked_fields, parse_row
+from padapter.data.schema import WEIGHT, Field, FieldError, ParsedRow, asked_fields, parse_row
 from padapter.data.schemes import scheme_of
 from padapter.data.source import Source
 from padapter.data.sources import available_splits, open_source
 from padapter.data.stores import ImageStore
 from padapter.errors import UserError
+
+#: More missing pictures of a benchmark are one problem; so many of them are named.
+_LISTED = 5
 
 
 class DataTask(Protocol):
@@ -31,63 +36,6 @@ class DataTask(Protocol):
     @property
     def fields(self) -> tuple[Field, ...]:
         """The columns besides id and image."""
-
-
-@dataclass(frozen=True)
-class Example:
-    """One usable row: clean values and the key of its picture."""
-
-    id: str
-    image: str
-    values: dict[str, Any]
-
-
-@dataclass
-class Examples(Sequence[Example]):
-    """The usable rows, as columns: half a million objects would take more memory than what they hold.
-
-    Attributes:
-        ids: The id of each row.
-        images: The key of its picture.
-        values: Its clean values, by field.
-    """
-
-    ids: list[str] = field(default_factory=list)
-    images: list[str] = field(default_factory=list)
-    values: dict[str, list[Any]] = field(default_factory=dict)
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    @overload
-    def __getitem__(self, index: int) -> Example: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Example]: ...
-    def __getitem__(self, index: int | slice) -> Example | list[Example]:
-        if isinstance(index, slice):
-            return [self[place] for place in range(*index.indices(len(self)))]
-        values = {name: column[index] for name, column in self.values.items()}
-        return Example(self.ids[index], self.images[index], values)
-
-    def add(self, key: str, image: str, values: dict[str, Any]) -> None:
-        """Take one row; all rows have the same fields."""
-        self.ids.append(key)
-        self.images.append(image)
-        for name, value in values.items():
-            self.values.setdefault(name, []).append(value)
-
-    def select(self, places: Sequence[int]) -> Examples:
-        """Some of the rows."""
-        return Examples(
-            [self.ids[place] for place in places],
-            [self.images[place] for place in places],
-            {name: [column[place] for place in places] for name, column in self.values.items()},
-        )
-
-    def records(self) -> Iterator[tuple[str, str, dict[str, Any]]]:
-        """Id, key of the picture and values of each row."""
-        for place, (key, image) in enumerate(zip(self.ids, self.images, strict=True)):
-            yield key, image, {name: column[place] for name, column in self.values.items()}
 
 
 #: What is wrong with pictures, or None, by the place that their keys are relative to and their key.
@@ -170,7 +118,12 @@ def _remarks(spec: str) -> list[str]:
 
 
 def examine(
-    source: Source, fields: Sequence[Field], *, decode: bool, verdicts: Verdicts | None = None
+    source: Source,
+    fields: Sequence[Field],
+    *,
+    decode: bool,
+    verdicts: Verdicts | None = None,
+    for_training: bool = False,
 ) -> tuple[Report, Examples]:
     """Check the rows of one split.
 
@@ -179,11 +132,12 @@ def examine(
         fields: The fields of the task.
         decode: Decode every picture instead of reading header and end.
         verdicts: What is known of pictures from other splits; what is found is added.
+        for_training: Leave out rows, and count them, that can only be scored.
 
     Returns:
         The report and the usable rows in order.
     """
-    check = _Check(source, fields, decode, {} if verdicts is None else verdicts)
+    check = _Check(source, fields, decode, {} if verdicts is None else verdicts, for_training)
     check.go()
     return check.report, check.examples
 
@@ -191,19 +145,23 @@ def examine(
 class _Check:
     """One walk along the rows of a split."""
 
-    def __init__(self, source: Source, fields: Sequence[Field], decode: bool, verdicts: Verdicts) -> None:
+    def __init__(
+        self, source: Source, fields: Sequence[Field], decode: bool, verdicts: Verdicts, for_training: bool
+    ) -> None:
         before = sum(source.left_out.values())
         self.source = source
         self.place = source.images.place
         self.fields = fields
         self.decode = decode
         self.verdicts = verdicts
+        self.for_training = for_training
         self.report = Report(source.file, rows=len(source.rows) + before, dropped=before)
         self.examples = Examples()
         self.notes = Counter({f"{reason}, left out": count for reason, count in source.left_out.items()})
         self.first: dict[str, int] = {}
         self.culprits: dict[str, tuple[RawRow, int]] = {}
-        self.some_picture = False
+        self.pictures: set[str] = set()
+        self.absent: set[str] = set()
 
     def go(self) -> None:
         """Fill report and examples."""
@@ -218,11 +176,17 @@ class _Check:
             report.problems = [replace(problem, unit=source.unit) for problem in report.problems]
         report.notes += source.notes
         report.notes += [f"{count} rows: {note}" for note, count in sorted(self.notes.items())]
+        weights = [weight for weight in self.examples.values.get(WEIGHT.name, []) if weight is not None]
+        if weights:
+            spread = f"{min(weights):g}" if min(weights) == max(weights) else f"{min(weights):g} to {max(weights):g}"
+            report.notes.append(f"{len(weights)} rows have a {WEIGHT.name} of their own in training: {spread}")
         if not any(problem.fatal and problem.line is None for problem in report.problems):
             used = {"id", "image"} | {name for spec in self.fields for name in (spec.name, spec.alias)}
             unused = sorted(_columns(source) - used)
             if unused:
-                report.notes.append(f"fields that are not used: {', '.join(unused)}")
+                meant = similar(unused, [name for name in used - _columns(source) if name])
+                shown = (f"{name} (is {meant[name]} meant?)" if name in meant else name for name in unused)
+                report.notes.append(f"fields that are not used: {', '.join(shown)}")
 
     def _refused_as_a_whole(self) -> bool:
         """One message instead of one per row where nothing can be used: no rows, or data of another task."""
@@ -231,26 +195,38 @@ class _Check:
             self.report.problems.append(Problem(source.file, None, None, "has no rows", fatal=True))
             return True
         present = _columns(source)
-        wanted = {"image": "image"} | {spec.name: spec.title for spec in self.fields if spec.required}
-        aliases = {spec.name: {spec.name, spec.alias} for spec in self.fields} | {"image": {"image"}}
-        missing = [title for name, title in wanted.items() if not aliases[name] & present]
+        wanted = [{"image"}, *({spec.name, spec.alias or spec.name} for spec in self.fields if spec.required)]
+        missing = [names for names in wanted if not names & present]
         if missing and present:
+            said = " and no field ".join(" or ".join(map(repr, sorted(names, reverse=True))) for names in missing)
             message = (
-                f"no row has the field {' or '.join(map(repr, missing))}; fields found: {', '.join(sorted(present))}. "
-                f"This task needs {', '.join(wanted.values())}: is this data for another task?"
+                f"no row has the field {said}; fields found: {', '.join(sorted(present))}. {self._advice(missing)}"
             )
             self.report.problems.append(Problem(source.file, None, None, message, fatal=True))
         return bool(missing and present)
+
+    def _advice(self, missing: Sequence[set[str]]) -> str:
+        """What to do about fields that no row has: names that are nearly right, or another command."""
+        used = {name for spec in self.fields for name in (spec.name, spec.alias)} | {"image", "id"}
+        meant = similar(_columns(self.source) - used, [name for names in missing for name in names])
+        renamed = "".join(f"Is {name!r} meant to be {wanted!r}? Rename it. " for name, wanted in meant.items())
+        if all(names & set(meant.values()) for names in missing):
+            return renamed.rstrip()
+        if renamed:
+            return f"{renamed}{other_columns(self.source.file)}".rstrip()
+        needs = ", ".join(["image", *(spec.title for spec in self.fields if spec.required)])
+        return f"This task needs {needs}: is this data for another task? {other_columns(self.source.file)}".rstrip()
 
     def _look_at(self, index: int, row: RawRow) -> None:
         if row.values is None:
             self.report.problems.append(Problem(row.file, row.line, None, row.error or "cannot be read", row.fatal))
             return
-        outcome = parse_row(row.values, self.fields)
+        outcome = parse_row(row.values, self.fields, official=self.source.official)
         self.report.problems += [Problem(row.file, row.line, name, message) for name, message in outcome.problems]
-        usable = not outcome.problems and not outcome.dropped
-        if outcome.dropped:
-            self._leave_out(outcome.dropped)
+        usable = not outcome.problems
+        dropped = outcome.dropped or (outcome.unlearnable if self.for_training and usable else None)
+        if dropped:
+            self._leave_out(dropped)
             return
         if usable:
             self.notes.update(set(outcome.notes))
@@ -289,25 +265,39 @@ class _Check:
             place = (self.place, key)
             if place not in self.verdicts:
                 self.verdicts[place] = None if self.source.trusted else _verdict(images, key, decode=self.decode)
+            self.pictures.add(key)
             fault = self.verdicts[place]
         except ImageError as error:
             key, fault = "", str(error)
+            if isinstance(error, MissingImageError):
+                self.absent.add(fault)
         except FieldError as error:
             self.report.problems.append(Problem(row.file, row.line, "image", str(error)))
             return None
         if fault is None:
-            self.some_picture = True
             return key
         first, later = self.culprits.get(fault, (row, -1))
         self.culprits[fault] = (first, later + 1)
         return None
 
     def _report_pictures(self) -> None:
-        """One problem per picture, however many rows name it."""
+        """One problem per picture, however many rows name it; one for all of a benchmark that are not there."""
+        source = self.source
+        summed_up = source.found_at is not None and len(self.absent) > _LISTED
+        if summed_up:
+            named = [self.culprits[fault] for fault in self.culprits if fault in self.absent]
+            some = ", ".join(str((row.values or {}).get("image")) for row, _ in named[:_LISTED])
+            message = (
+                f"{len(named):,} of {len(named) + len(self.pictures):,} pictures are missing, which "
+                f"{sum(later + 1 for _, later in named):,} rows name: {some}, ... Officially found at {source.found_at}"
+            )
+            self.report.problems.append(Problem(source.file, None, "image", message))
         for fault, (row, later) in self.culprits.items():
+            if summed_up and fault in self.absent:
+                continue
             also = f" (also named by {later} later rows)" if later else ""
             self.report.problems.append(Problem(row.file, row.line, "image", f"{fault}{also}"))
-        if self.culprits and not self.some_picture:
+        if self.culprits and not any(self.verdicts[self.place, key] is None for key in self.pictures):
             self.report.notes.append(
                 "no image could be used: are the paths relative to the folder of the annotation file?"
             )

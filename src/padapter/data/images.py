@@ -53,6 +53,10 @@ class ImageError(UserError):
     """A picture that cannot be used: missing, unreadable, cut off, too large. The message names it."""
 
 
+class MissingImageError(ImageError):
+    """There is no such picture."""
+
+
 def open_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Open a picture as an upright 8-bit RGB image.
 

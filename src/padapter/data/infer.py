@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TypeVar
 
+from padapter.data.advice import other_columns, similar
 from padapter.data.check import DataTask
-from padapter.data.schemes import scheme_of
+from padapter.data.schemes import SeveralTasksError, scheme_of
 from padapter.data.sources import available_splits, open_source
 from padapter.errors import UserError
 
@@ -35,12 +36,13 @@ def infer_task(spec: str, tasks: Iterable[T], *, split: str | None = None) -> T:
     if scheme is not None:
         try:
             name = scheme.task(spec)
-        except UserError as error:
-            raise UserError(f"{str(error).removesuffix('.')}; {_advice(known)}") from None
+        except SeveralTasksError as error:
+            raise UserError(f"{error}; {_advice(known)}") from None
         if name is not None:
             return next(task for task in known if task.name == name)
     found = available_splits(spec) if split is None else None
-    rows = [row for name in found or [split or "train"] for row in open_source(spec, "", split=name).rows]
+    sources = [open_source(spec, "", split=name) for name in found or [split or "train"]]
+    rows = [row for source in sources for row in source.rows]
     present = {str(column) for row in rows if row.values for column in row.values}
     fitting = [task for task in known if {task.fields[0].name, task.fields[0].alias} & present]
     if len(fitting) == 1:
@@ -53,6 +55,12 @@ def infer_task(spec: str, tasks: Iterable[T], *, split: str | None = None) -> T:
     else:
         fits = f"it could be {' or '.join(task.name for task in fitting)}" if fitting else "it fits no task"
         reason = f"{fits} by its fields: {', '.join(sorted(present))}"
+        if not fitting:
+            firsts = [name for task in known for name in (task.fields[0].name, task.fields[0].alias) if name]
+            meant = [f"Is {name!r} meant to be {it!r}? Rename it." for name, it in similar(present, firsts).items()]
+            advice = " ".join(meant) or other_columns(sources[0].file)
+            reason += f". {advice} Or else" if advice else ";"
+            raise UserError(f"{spec}: {reason} {_advice(known)}")
     raise UserError(f"{spec}: {reason}; {_advice(known)}")
 
 

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from padapter.data.check import DataTask, Examples, examine
+from padapter.data.check import DataTask, examine
+from padapter.data.examples import Examples
 from padapter.data.report import Report
 from padapter.data.schema import Field, asked_fields
 from padapter.data.source import Source
@@ -53,6 +54,7 @@ def load_data(
     skip_bad_rows: bool = False,
     limit: int | None = None,
     seed: int = 0,
+    for_training: bool = False,
 ) -> LoadedData:
     """Load one split of a data set for a task.
 
@@ -72,6 +74,7 @@ def load_data(
         skip_bad_rows: Leave out rows with problems, and count them, instead of refusing the data.
         limit: Use a random sample of so many rows, in their order.
         seed: For the sample, and for built-in worlds.
+        for_training: Leave out rows, and count them, that a benchmark scores but nobody can learn from.
 
     Returns:
         The data with their report.
@@ -85,7 +88,7 @@ def load_data(
     source = open_source(spec, task.name, split=split, seed=seed)
     if source.unanswered and any(field.required for field in set(task.fields) - set(asked_fields(task.fields))):
         raise UserError(f"{spec}: {source.unanswered}.")
-    report, examples = examine(source, task.fields, decode=skip_bad_rows)
+    report, examples = examine(source, task.fields, decode=skip_bad_rows, for_training=for_training)
     fatal = any(problem.fatal for problem in report.problems)
     if report.problems and (fatal or not examples or not skip_bad_rows):
         raise UserError(refusal(spec, task, report, skippable=bool(examples) and not fatal))
@@ -97,6 +100,7 @@ def load_data(
         chosen = sorted(random.Random(seed).sample(range(len(examples)), limit))
         examples = examples.select(chosen)
     found = fingerprint(source, task.name, examples)
+    source.images.remember()
     table = _build(source, task.fields, examples, found)
     return LoadedData(table, source.name, source.split, found, report, source.rule)
 
@@ -120,7 +124,7 @@ def _build(source: Source, fields: Sequence[Field], examples: Examples, name: st
     import datasets
 
     text = datasets.Value("string")
-    kinds = {"texts": datasets.List(text), "flag": datasets.Value("bool")}
+    kinds = {"texts": datasets.List(text), "flag": datasets.Value("bool"), "number": datasets.Value("float64")}
     columns: dict[str, list[object]] = {"id": list(examples.ids)}
     features = {"id": text}
     for spec in fields:

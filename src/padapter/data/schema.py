@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
@@ -13,10 +14,13 @@ from typing import Any, Literal
 
 from padapter.errors import UserError
 
-Kind = Literal["text", "texts", "label", "flag"]
+Kind = Literal["text", "texts", "label", "flag", "number"]
 
 #: The gold label of SNLI for "no majority": such rows are dropped and counted, never a class.
 NO_LABEL = "-"
+
+#: Beyond these weights single precision would lose a row, or all others.
+_GREATEST = 1_000_000
 
 _CONTROL = re.compile("[\x00-\x1f\x7f\x85\u2028\u2029]")
 
@@ -25,14 +29,26 @@ class FieldError(UserError):
     """One value of one row cannot be used."""
 
 
+class WordlessError(FieldError):
+    """A text without a word, or texts without one: nothing to teach, but a benchmark scores what is said to it.
+
+    Attributes:
+        value: The clean value.
+    """
+
+    def __init__(self, message: str, value: str | list[str]) -> None:
+        super().__init__(message)
+        self.value = value
+
+
 @dataclass(frozen=True)
 class Field:
     """One column of a task's data besides ``id`` and ``image``.
 
     Attributes:
         name: The column in memory, and its first name on disk.
-        kind: ``text`` (one text), ``texts`` (a list of texts; on disk a single text will do), ``label`` or ``flag``
-            (a boolean; on disk also 0 and 1, and each as text).
+        kind: ``text`` (one text), ``texts`` (a list of texts; on disk a single text will do), ``label``, ``flag``
+            (a boolean; on disk also 0 and 1, and each as text) or ``number`` (above 0; on disk also as text).
         alias: A second name accepted on disk.
         required: Without it a row cannot be used; otherwise it becomes None.
         words: At least one character must be more than punctuation or white space.
@@ -49,13 +65,21 @@ class Field:
 
     @property
     def title(self) -> str:
-        """``answers|answer``: the names accepted on disk."""
-        return f"{self.name}|{self.alias}" if self.alias else self.name
+        """``answers or answer``: the names accepted on disk."""
+        return f"{self.name} or {self.alias}" if self.alias else self.name
+
+    def name_in(self, row: Mapping[str, Any]) -> str:
+        """What a row calls this field; its first name if the row lacks it."""
+        return self.alias if self.alias and self.alias in row and row.get(self.name) is None else self.name
 
     def find(self, row: Mapping[str, Any]) -> Any:
         """The raw value of this field in ``row``: under its name, else under its alias, else None."""
         value = row.get(self.name)
         return row.get(self.alias) if value is None and self.alias else value
+
+
+#: How much a row counts in training; of all tasks.
+WEIGHT = Field("weight", "number", required=False)
 
 
 @dataclass
@@ -67,6 +91,7 @@ class ParsedRow:
         values: Clean values by field name.
         problems: (field, message) of everything wrong with the row.
         dropped: Why the row is left out although nothing is wrong with it, or None.
+        unlearnable: Why the row can be scored but not learnt, or None.
         notes: What was changed or overlooked on purpose; equal notes of many rows are counted together.
     """
 
@@ -74,15 +99,17 @@ class ParsedRow:
     values: dict[str, Any] = field(default_factory=dict)
     problems: list[tuple[str, str]] = field(default_factory=list)
     dropped: str | None = None
+    unlearnable: str | None = None
     notes: list[str] = field(default_factory=list)
 
 
-def parse_row(row: Mapping[str, Any], fields: Sequence[Field]) -> ParsedRow:
+def parse_row(row: Mapping[str, Any], fields: Sequence[Field], *, official: bool = False) -> ParsedRow:
     """Check and clean one row; every problem is collected, none is raised.
 
     Args:
         row: The row as read from disk.
         fields: The fields of the task.
+        official: The row is of a published benchmark, whose scoring counts every row: texts without a word stay.
 
     Returns:
         Clean values and everything there is to say about the row.
@@ -95,8 +122,16 @@ def parse_row(row: Mapping[str, Any], fields: Sequence[Field]) -> ParsedRow:
     for spec in fields:
         try:
             parsed.values[spec.name] = _parse_value(spec, spec.find(row), parsed.notes)
+        except WordlessError as error:
+            if not official:
+                parsed.problems.append((spec.name_in(row), str(error)))
+                continue
+            parsed.values[spec.name] = error.value
+            parsed.notes.append(f"no words in {spec.name_in(row)!r} (kept: the official scoring counts every row)")
+            if spec.kind == "texts":
+                parsed.unlearnable = f"no words in {spec.name_in(row)!r}, nothing to learn"
         except FieldError as error:
-            parsed.problems.append((spec.title, str(error)))
+            parsed.problems.append((spec.name_in(row), str(error)))
     labels = [parsed.values.get(spec.name) for spec in fields if spec.kind == "label"]
     if not parsed.problems and NO_LABEL in labels:
         parsed.dropped = f"label {NO_LABEL!r} (no majority among the annotators)"
@@ -163,6 +198,8 @@ def _parse_value(spec: Field, value: Any, notes: list[str]) -> Any:
     if value is None or value == "" or value == []:
         if not spec.required:
             return None
+        if value == "" and spec.kind in ("text", "texts"):
+            raise WordlessError("is missing or empty", "" if spec.kind == "text" else [""])
         raise FieldError("is missing or empty")
     return _PARSERS[spec.kind](spec, value, notes)
 
@@ -174,9 +211,9 @@ def _parse_text(spec: Field, value: Any, notes: list[str]) -> str | None:
         raise FieldError(f"is {describe(value)}; expected text")
     cleaned = clean_text(value)
     if spec.required and not cleaned:
-        raise FieldError("is only white space")
+        raise WordlessError("is only white space", cleaned)
     if spec.required and spec.words and not has_words(cleaned):
-        raise FieldError(f"has no words: {describe(value)}")
+        raise WordlessError(f"has no words: {describe(value)}", cleaned)
     return cleaned or None
 
 
@@ -185,7 +222,7 @@ def _parse_texts(spec: Field, value: Any, notes: list[str]) -> list[str]:
     texts = [_entry(entry) for entry in entries]
     full = [text for text in texts if (has_words(text) if spec.words else text)]
     if not full:
-        raise FieldError(f"has no usable entry: {describe(value)}")
+        raise WordlessError(f"has no usable entry: {describe(value)}", texts)
     if len(full) < len(texts):
         done = "kept for scoring, never a training target" if spec.keep_empty else "left out"
         notes.append(f"empty entries in {spec.name!r} ({done})")
@@ -227,10 +264,21 @@ def _parse_flag(spec: Field, value: Any, notes: list[str]) -> bool:
     return _FLAGS[word]
 
 
+def _parse_number(spec: Field, value: Any, notes: list[str]) -> float:
+    number = math.nan
+    if isinstance(value, (int, float, str)) and not isinstance(value, bool):
+        with contextlib.suppress(ValueError, OverflowError):  # no number; a whole number beyond all floats
+            number = float(value)
+    if not 1 / _GREATEST <= number <= _GREATEST:
+        raise FieldError(f"is {describe(value)}; expected a number from {1 / _GREATEST:f} to {_GREATEST:,}")
+    return number
+
+
 _FLAGS = {"true": True, "1": True, "false": False, "0": False}
 _PARSERS: dict[str, Callable[[Field, Any, list[str]], Any]] = {
     "text": _parse_text,
     "texts": _parse_texts,
     "label": _parse_label,
     "flag": _parse_flag,
+    "number": _parse_number,
 }

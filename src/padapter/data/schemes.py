@@ -13,6 +13,10 @@ from padapter.data.tables import from_table
 from padapter.errors import UserError
 
 
+class SeveralTasksError(UserError):
+    """Data that serve several tasks: one has to be named."""
+
+
 class Scheme(Protocol):
     """How specs that begin with some word are read. Every method may raise UserError."""
 
@@ -29,7 +33,7 @@ class Scheme(Protocol):
         """The splits that are there; None where the spec is the split, or that cannot be told."""
 
     def task(self, spec: str) -> str | None:
-        """The task that the data are for; None where their fields tell."""
+        """The task that the data are for; None where their fields tell; SeveralTasksError where nothing does."""
 
     def remarks(self, spec: str) -> list[str]:
         """What a check should say besides."""
@@ -97,7 +101,7 @@ class WorldScheme:
 
     def task(self, spec: str) -> str:
         """A world serves every task."""
-        raise UserError(f"{spec}: a built-in world serves every task")
+        raise SeveralTasksError(f"{spec}: a built-in world serves every task")
 
     def remarks(self, spec: str) -> list[str]:
         """Nothing."""

@@ -24,6 +24,8 @@ class Source:
         unit: What the number of a row counts: lines, or records of a list.
         left_out: Rows left out on purpose while reading, by reason.
         notes: What is worth knowing besides.
+        official: The rows are those of a published benchmark, whose scoring counts every one of them.
+        found_at: The pages on which the pictures are officially found.
         unanswered: Why there is nothing to learn from or score against, for splits whose answers are not public.
     """
 
@@ -37,4 +39,6 @@ class Source:
     unit: str = "line"
     left_out: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    official: bool = False
+    found_at: str | None = None
     unanswered: str | None = None

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from padapter.data.advice import other_file, other_folder
 from padapter.data.readers import ANNOTATION_SUFFIXES, read_rows
 from padapter.data.schemes import scheme_of
 from padapter.data.shards.index import indexed_splits
@@ -56,6 +57,11 @@ def open_source(spec: str, task: str, *, split: str = "train", seed: int = 0) ->
     if path.is_dir():
         return _open_folder(path, split)
     if path.exists():
+        if path.suffix.lower() not in (*ANNOTATION_SUFFIXES, ".ndjson"):
+            advice = other_file(path) or f"Data are {FORMS}."
+            raise UserError(
+                f"{path}: unknown kind of file; data are .jsonl, .json or .csv files, or a folder. {advice}"
+            )
         return _from_file(path, path.name, split)
     if path.suffix.lower() in (*ANNOTATION_SUFFIXES, ".ndjson") or spec.startswith((".", "/", "~")) or "\\" in spec:
         raise UserError(f"{spec}: no such file or folder.{_close_names(path)} Data are {FORMS}.")
@@ -159,6 +165,8 @@ def _no_split(path: Path, split: str) -> str:
     looked_for = ", ".join(f"{name}.jsonl" for name in SPLITS.get(split, (split,)))
     there = sorted(entry.name for entry in path.iterdir() if entry.suffix.lower() in ANNOTATION_SUFFIXES)
     hint = f"It has: {', '.join(there[:10])}; a file can be named itself." if there else f"Data are {FORMS}."
+    if available_splits(str(path)) is None:
+        hint = other_folder(path) or hint
     return f"{path}: has no split {split!r} (looked for {looked_for}, also as .json and .csv). {hint}"
 
 

@@ -8,10 +8,21 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
-from padapter.data.images import IMAGE_SUFFIXES, ImageError, read_file, verify_image
+import PIL
+
+from padapter.data.images import (
+    IMAGE_SUFFIXES,
+    MAX_PIXELS,
+    ImageError,
+    MissingImageError,
+    read_file,
+    verify_image,
+)
+from padapter.data.ledger import Identity, Ledger
 from padapter.data.schema import FieldError, describe
 
 if TYPE_CHECKING:
@@ -49,6 +60,9 @@ class ImageStore(Protocol):
     def unreferenced(self, keys: set[str]) -> list[str]:
         """Pictures beside the referenced ones that no row names."""
 
+    def remember(self) -> None:
+        """Keep for the next start what was found out about pictures."""
+
 
 @dataclass
 class FolderImages:
@@ -62,6 +76,8 @@ class FolderImages:
     _names: dict[PurePosixPath, frozenset[str]] = field(default_factory=dict)
     _listings: dict[Path, dict[str, list[str]]] = field(default_factory=dict)
     _located: dict[str, str] = field(default_factory=dict)
+    _stamps: dict[str, str] = field(default_factory=dict)
+    _looked_at: dict[str, Identity | None] = field(default_factory=dict)
 
     @property
     def place(self) -> str:
@@ -83,17 +99,35 @@ class FolderImages:
             raise FieldError(f"is {describe(value)}; give a path inside {self.root}, neither absolute nor with '..'")
         found = self._find(path)
         if found is None:
-            raise ImageError(f"{self.root / path}: image not found.")
+            raise MissingImageError(f"{self.root / path}: image not found.")
         self._located[value] = found.as_posix()
         return self._located[value]
 
+    @cached_property
+    def _ledger(self) -> Ledger:
+        return Ledger(self.root, f"{_STAMPED_BYTES} {MAX_PIXELS} Pillow {PIL.__version__}")
+
     def verify(self, key: str, *, decode: bool) -> None:
-        """Open the file."""
+        """Open the file, unless an earlier start has found its header and its end sound."""
+        if not decode and (known := self._ledger.stamp(key)) is not None:
+            self._stamps[key] = known
+            return
+        before = self._ledger.identity(key)
         verify_image(self.root / key, decode=decode)
+        self._looked_at[key] = before
 
     def stamp(self, key: str) -> str:
         """The size of the file, and a hash of its first and last 64 KiB."""
-        return _file_stamp(self.root / key)
+        if key in self._stamps:
+            return self._stamps[key]
+        stamp = _file_stamp(self.root / key)
+        if key in self._looked_at:
+            self._ledger.note(key, self._looked_at[key], stamp)
+        return stamp
+
+    def remember(self) -> None:
+        """Keep stamps of sound pictures, if there are many new ones."""
+        self._ledger.keep()
 
     def read(self, key: str) -> bytes:
         """The content of the file."""
@@ -205,6 +239,9 @@ class ColumnImages:
     def unreferenced(self, keys: set[str]) -> list[str]:
         """None: each picture belongs to its row."""
         return []
+
+    def remember(self) -> None:
+        """Nothing: pictures in a table are hashed as they are."""
 
     def _record(self, key: str) -> dict[str, Any] | None:
         return self.table[int(key)]["image"]

@@ -50,6 +50,9 @@ class ColumnOptions(SplitOptions):
     label: str | None = option(None, metavar="COL", help="Column of the label.")
     id: str | None = option(None, metavar="COL", help="Column of an id.")
     split_column: str | None = option(None, metavar="COL", help="Column that says train, validation or test.")
+    weight: str | None = option(
+        None, metavar="COL", help="Column that says how much a row counts in training. (default: none)"
+    )
     group: str | None = option(
         None, metavar="COL", help="Column whose equal values stay in one split, e.g. the patient. (default: none)"
     )
@@ -136,7 +139,7 @@ def choose_columns(rows: Sequence[Mapping[str, Any]], options: ColumnOptions, fi
 
 
 def _named(header: Sequence[str], options: ColumnOptions, file: str) -> dict[str, str]:
-    roles = {name: name for name in (*USUAL, "group") if name != "split"} | {"split_column": "split"}
+    roles = {name: name for name in (*USUAL, "group", "weight") if name != "split"} | {"split_column": "split"}
     named = {}
     for attribute, role in roles.items():
         name = getattr(options, attribute, None)

@@ -115,6 +115,7 @@ def _listed(file: Path, content: Any) -> Iterator[tuple[str, dict[str, Any]]]:
     """The one list of records in an object, whatever it is called."""
     from padapter.importers.files import records
 
+    expect(isinstance(content, dict), str(file), f"is {type(content).__name__}; expected an object or a list.")
     lists = [
         name for name, value in content.items() if isinstance(value, list) and value and isinstance(value[0], dict)
     ]

@@ -158,6 +158,8 @@ def _one_per_picture(rows: list[_Row], reading: Reading) -> list[_Row]:
     for row in rows:
         first = merged.setdefault((row.picture, row.found.split), row)
         if first is not row:
+            if first.values.get("weight") != row.values.get("weight"):
+                reading.fixed.add("captions of one picture have several weights: the first counts", row.found.where)
             first.values["captions"] = [*first.values["captions"], *row.values["captions"]]
     if len(merged) < len(rows):
         reading.notes.append(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from padapter.options.fields import check_at_least, option, refuse
+from padapter.options.fields import SPLIT_NAMES, check_at_least, option, refuse
 from padapter.options.training import InferenceOptions, ScoringOptions
 
 
@@ -35,7 +35,7 @@ class EvalOptions(SourceOptions, ScoringOptions):
     """Options of ``padapter eval``."""
 
     data: str = option(metavar="DATA", help="Data to score on.")
-    split: str = option("test", help="Split of the data.")
+    split: str = option("test", help=f"Split of the data: {SPLIT_NAMES}")
     output: str | None = option(
         None, metavar="DIR", short="-o", help="Folder for metrics.json and predictions.jsonl. (default: print only)"
     )
@@ -55,7 +55,7 @@ class PredictOptions(SourceOptions):
     image: str | None = option(None, metavar="FILE", help="One picture to ask about.")
     text: str | None = option(None, help="The question or hypothesis about --image; captions need none.")
     data: str | None = option(None, metavar="DATA", help="Rows to answer, instead of --image.")
-    split: str = option("test", help="Split of the data.")
+    split: str = option("test", help=f"Split of the data: {SPLIT_NAMES}")
     output: str | None = option(
         None, metavar="FILE", short="-o", help="JSONL file for the answers. (default: standard output)"
     )
@@ -80,7 +80,7 @@ class SubmitOptions:
         metavar="PREDICTIONS", positional=True, help="predictions.jsonl of a run or of `eval`, or what `predict` wrote."
     )
     data: str = option(metavar="DATA", help="The data that were answered: their ids must be those of the predictions.")
-    split: str = option("test", help="Split of the data.")
+    split: str = option("test", help=f"Split of the data: {SPLIT_NAMES}")
     format: str | None = option(
         None, metavar="NAME", help="What the server accepts; an unknown one lists them all. (default: that of DATA)"
     )

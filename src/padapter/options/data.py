@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from padapter.options.fields import check_at_least, option
+from padapter.options.fields import SPLIT_NAMES, check_at_least, option
 
 
 @dataclass(kw_only=True)
@@ -19,7 +19,7 @@ class DataCheckOptions:
         metavar="TASK",
         help="Task: vqa, entailment or caption. (default: told from the fields)",
     )
-    split: str | None = option(None, help="Split to check. (default: every split of a folder)")
+    split: str | None = option(None, help=f"Split to check: {SPLIT_NAMES} (default: all that are there)")
     show: int = option(50, help="Problems to print; the count is always of all.")
 
     def __post_init__(self) -> None:
@@ -37,7 +37,7 @@ class DataShardOptions:
         metavar="TASK",
         help="Task: vqa, entailment or caption. (default: told from the fields)",
     )
-    split: str | None = option(None, help="Split to pack. (default: every split that is there)")
+    split: str | None = option(None, help=f"Split to pack: {SPLIT_NAMES} (default: all that are there)")
     size: int = option(1000, metavar="MB", help="Megabytes at which a new tar file is begun.")
     skip_bad_rows: bool = option(False, help="Leave out rows with problems instead of refusing the data.")
     overwrite: bool = option(False, in_yaml=False, help="Replace splits that were packed into DST before.")

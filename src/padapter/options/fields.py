@@ -11,6 +11,10 @@ from padapter.errors import UserError
 NEVER, EPOCH = "never", "epoch"
 
 
+#: What the name of a split may be: the end of the help of every option that takes one.
+SPLIT_NAMES = "train, validation, test or a benchmark's own name; a file is the split itself."
+
+
 def option(
     default: Any = MISSING,
     *,

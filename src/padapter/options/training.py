@@ -7,6 +7,7 @@ from typing import Any
 
 from padapter.options.fields import (
     NEVER,
+    SPLIT_NAMES,
     check_at_least,
     check_augmentation,
     check_choices,
@@ -24,7 +25,26 @@ RESIZES = ("squash", "crop", "pad")
 
 
 @dataclass(kw_only=True)
-class InferenceOptions:
+class PictureOptions:
+    """What a model gets of a picture: shared by all commands that show it one."""
+
+    image_size: int | None = option(
+        None, help="Width and height of pictures for the model, in pixels. (default: the run's, or the model's own)"
+    )
+    resize: str | None = option(
+        None,
+        choices=RESIZES,
+        metavar="squash|crop|pad",
+        help="How pictures are made square, bicubic. (default: the run's, or the model's own)",
+    )
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        check_at_least(self, 1, "image_size")
+
+
+@dataclass(kw_only=True)
+class InferenceOptions(PictureOptions):
     """How a model is asked: shared by training, evaluation and prediction."""
 
     inference: str | None = option(
@@ -56,22 +76,13 @@ class InferenceOptions:
         metavar="sdpa|eager",
         help="Plain attention in one fused call wherever the model can, or step by step.",
     )
-    image_size: int | None = option(
-        None, help="Width and height of pictures for the model, in pixels. (default: the run's, or the model's own)"
-    )
-    resize: str | None = option(
-        None,
-        choices=RESIZES,
-        metavar="squash|crop|pad",
-        help="How pictures are made square, bicubic. (default: the run's, or the model's own)",
-    )
     cache_features: bool = option(False, help="Keep what a frozen image encoder computes on disk.")
     device: str = option("auto", choices=DEVICES, metavar="auto|cpu|cuda", help="Where to compute.")
     quiet: bool = option(False, help="No progress bars; only the result.")
 
     def __post_init__(self) -> None:
-        check_choices(self)
-        check_at_least(self, 1, "num_beams", "max_new_tokens", "rank_candidates", "eval_batch_size", "image_size")
+        super().__post_init__()
+        check_at_least(self, 1, "num_beams", "max_new_tokens", "rank_candidates", "eval_batch_size")
         if self.inference == "rank" and (self.num_beams is not None or self.max_new_tokens is not None):
             raise refuse("--inference", "'rank' generates nothing; drop --num-beams and --max-new-tokens")
         if self.precision == "fp16" and self.device == "cpu":
@@ -111,8 +122,8 @@ class TrainOptions(ScoringOptions):
     config: str | None = option(
         None, metavar="FILE", in_yaml=False, help="YAML recipe; flags on the command line win over it."
     )
-    train_split: str = option("train", help="Split of the training data.")
-    eval_split: str = option("validation", help="Split of the evaluation data.")
+    train_split: str = option("train", help=f"Split of the training data: {SPLIT_NAMES}")
+    eval_split: str = option("validation", help=f"Split of the evaluation data: {SPLIT_NAMES}")
     limit_train: int | None = option(None, help="Use only this many training rows.")
     limit_eval: int | None = option(None, help="Use only this many evaluation rows.")
     skip_bad_rows: bool = option(False, help="Leave out rows that cannot be used, and count them.")

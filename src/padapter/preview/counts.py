@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from padapter.data import Picture
-from padapter.data.check import Example, Survey
+from padapter.data.check import Survey
+from padapter.data.examples import Example
 from padapter.data.schema import Field
 from padapter.tasks import Task
 from padapter.tasks.unanswered import known_targets

@@ -12,7 +12,7 @@ from padapter.pages import render_page
 from padapter.preview.counts import Chart, Shared, SplitCounts, charts, shared_pictures, split_counts
 from padapter.preview.options import PreviewOptions
 from padapter.preview.reading import Reader
-from padapter.preview.samples import SQUARE, Sample, choose, samples
+from padapter.preview.samples import SQUARE, Sample, Square, choose, samples
 from padapter.tasks import TASKS, Task, get_task
 
 _PROBLEMS = 50
@@ -27,7 +27,7 @@ class Preview:
         task: Name of the task, and what it asks.
         template: The prompt template.
         model: The model that read the rows, or None.
-        square: Side of the squares where no model was asked.
+        square: What is shown where no model was asked.
         room: Longest sequence of the model.
         survey: What was read.
         problems: The first problems.
@@ -41,7 +41,7 @@ class Preview:
     task: Task
     template: str
     model: str | None
-    square: int
+    square: Square
     survey: Survey
     problems: list[str]
     splits: list[SplitCounts]
@@ -79,7 +79,10 @@ def write_preview(options: PreviewOptions) -> Preview:
 def preview(options: PreviewOptions) -> Preview:
     """Collect what the page shows; arguments and errors as of :func:`write_preview`."""
     task = _task(options)
-    reader = None if options.model is None else Reader(options.model, task)
+    reader = None
+    if options.model is not None:
+        reader = Reader(options.model, task, image_size=options.image_size, resize=options.resize)
+    square = Square(options.image_size or SQUARE, options.resize or "squash")
     seen = _named(survey(options.data, task, split=options.split, seed=options.seed, decode=False), options.data)
     chosen = choose(seen, options.rows, options.seed)
     return Preview(
@@ -87,13 +90,13 @@ def preview(options: PreviewOptions) -> Preview:
         task=task,
         template=getattr(task, "prompt_template", ""),
         model=options.model,
-        square=SQUARE,
+        square=square,
         survey=seen,
         problems=[str(problem) for problem in seen.report.problems[:_PROBLEMS]],
         splits=split_counts(seen, task),
         charts=charts(seen, task),
         shared=shared_pictures(seen),
-        cards={split: samples(seen, split, rows, task, reader) for split, rows in chosen.items()},
+        cards={split: samples(seen, split, rows, task, reader, square) for split, rows in chosen.items()},
     )
 
 

@@ -52,13 +52,19 @@ class Reader:
     Args:
         model: A built-in name, a folder or a hub id.
         task: Gives prompt and targets.
+        image_size: Width and height of pictures; None for the model's own.
+        resize: How pictures are made square; None for the model's own way.
+
+    Raises:
+        UserError: There is no such model, or it cannot look at pictures like that.
     """
 
-    def __init__(self, model: str, task: Task) -> None:
+    def __init__(self, model: str, task: Task, *, image_size: int | None = None, resize: str | None = None) -> None:
         from padapter.backbones import load_backbone
 
         self.task = task
         self.backbone = load_backbone(model)
+        self.backbone.preprocess(image_size=image_size, resize=resize)
 
     def read(self, row: dict[str, Any]) -> Seen:
         """Read one row.

@@ -12,7 +12,9 @@ from typing import Any
 from PIL import Image
 
 from padapter.data import ImageError, open_image
-from padapter.data.check import Example, Survey
+from padapter.data.check import Survey
+from padapter.data.examples import Example
+from padapter.data.fit import fit
 from padapter.preview.reading import Reader, Seen
 from padapter.tasks import Task
 from padapter.tasks.unanswered import known_targets
@@ -21,6 +23,8 @@ from padapter.tasks.unanswered import known_targets
 SIDE = 320
 #: The side of the square that is shown where no model says how it sees pictures.
 SQUARE = 224
+#: The colour of padding there: the mean of BLIP's pictures, as its own preprocessing has it.
+MARGIN = (123, 117, 104)
 _SMALL = 128
 
 
@@ -98,7 +102,27 @@ def choose(survey: Survey, rows: int, seed: int) -> dict[str, list[Example]]:
     return {name: chosen[name] for name in survey.examples}
 
 
-def samples(survey: Survey, split: str, examples: Sequence[Example], task: Task, reader: Reader | None) -> list[Sample]:
+@dataclass(frozen=True)
+class Square:
+    """What is shown where no model says how it sees pictures: side in pixels, and how pictures are made to fit."""
+
+    side: int = SQUARE
+    resize: str = "squash"
+
+    @property
+    def done(self) -> str:
+        """What was done to a picture, for its label."""
+        return {"squash": "squashed", "crop": "cropped", "pad": "padded"}[self.resize]
+
+
+def samples(
+    survey: Survey,
+    split: str,
+    examples: Sequence[Example],
+    task: Task,
+    reader: Reader | None,
+    square: Square,
+) -> list[Sample]:
     """Cards of some rows of one split."""
     import datasets
 
@@ -109,11 +133,12 @@ def samples(survey: Survey, split: str, examples: Sequence[Example], task: Task,
     table = images.attach(ids, [example.image for example in examples])
     named = images.place is not None  # otherwise pictures have numbers
     return [
-        _sample(example, table[index]["image"], task, reader, named=named) for index, example in enumerate(examples)
+        _sample(example, table[index]["image"], task, reader, square, named=named)
+        for index, example in enumerate(examples)
     ]
 
 
-def _sample(example: Example, source: Any, task: Task, reader: Reader | None, *, named: bool) -> Sample:
+def _sample(example: Example, source: Any, task: Task, reader: Reader | None, square: Square, *, named: bool) -> Sample:
     row = {"image": source, **example.values}
     try:
         picture, problem = open_image(source), None
@@ -127,7 +152,7 @@ def _sample(example: Example, source: Any, task: Task, reader: Reader | None, *,
         example.id,
         example.image if named else str((source or {}).get("path") or f"picture {example.image}"),
         None if picture is None else thumbnail(picture),
-        _squares(picture, seen),
+        _squares(picture, seen, square),
         problem,
         task.prompt(row),
         [
@@ -139,11 +164,11 @@ def _sample(example: Example, source: Any, task: Task, reader: Reader | None, *,
     )
 
 
-def _squares(picture: Image.Image | None, seen: Seen | None) -> list[Thumbnail]:
+def _squares(picture: Image.Image | None, seen: Seen | None, square: Square) -> list[Thumbnail]:
     if picture is None:
         return []
     if seen is None:
-        return [thumbnail(picture.resize((SQUARE, SQUARE), Image.Resampling.BICUBIC))]
+        return [thumbnail(fit(picture, (square.side, square.side), square.resize, fill=MARGIN))]
     return [thumbnail(tile) for tile in seen.tiles]
 
 

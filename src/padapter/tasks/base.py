@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from padapter.data.schema import Field
+from padapter.data.schema import WEIGHT, Field
 from padapter.errors import UserError
 
 Row = Mapping[str, Any]
@@ -84,9 +84,15 @@ class Task(ABC):
     def prompt(self, row: Row) -> str:
         """The text that the decoder is given: in training (masked from the loss) and at inference alike."""
 
-    @abstractmethod
     def targets(self, row: Row) -> list[tuple[str, float]]:
-        """The distinct texts to learn for a row, with their weights."""
+        """The distinct texts to learn for a row, with their weights: shares times the row's ``weight`` (1 without)."""
+        weight = row.get(WEIGHT.name)
+        shares = self.shares(row)
+        return shares if weight is None else [(text, share * weight) for text, share in shares]
+
+    @abstractmethod
+    def shares(self, row: Row) -> list[tuple[str, float]]:
+        """The distinct texts to learn for a row, each with its share in what the row says, or how often it says it."""
 
     def texts(self, row: Row) -> list[str]:
         """All that a row says about its picture: question and answers, hypothesis and label, captions."""

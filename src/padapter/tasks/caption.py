@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from padapter.data.schema import Field, has_words
+from padapter.data.schema import WEIGHT, Field, has_words
 from padapter.metrics.caption import CAPTION_RULE, check_caption_scoring, score_captions
 from padapter.tasks.base import GenerationDefaults, Prediction, Row, Scores, Task, by_id, iterate_texts
 from padapter.tasks.text import clean_caption
@@ -32,7 +32,7 @@ class CaptionTask(Task):
 
     name: ClassVar[str] = "caption"
     summary: ClassVar[str] = "describe an image"
-    fields: ClassVar[tuple[Field, ...]] = (Field("captions", "texts", alias="caption", keep_empty=True),)
+    fields: ClassVar[tuple[Field, ...]] = (Field("captions", "texts", alias="caption", keep_empty=True), WEIGHT)
     primary_metric: ClassVar[str] = "cider"
     rules: ClassVar[tuple[str, ...]] = (CAPTION_RULE,)
     loss_reduction: ClassVar[Literal["sequence", "token"]] = "token"
@@ -43,7 +43,7 @@ class CaptionTask(Task):
         """The same prompt for every image."""
         return self.prompt_template
 
-    def targets(self, row: Row) -> list[tuple[str, float]]:
+    def shares(self, row: Row) -> list[tuple[str, float]]:
         """Each distinct cleaned caption, weighted by how often it was given (1 for most)."""
         cleaned = (clean_caption(caption, self.max_caption_words) for caption in row["captions"])
         return [(caption, float(count)) for caption, count in Counter(cleaned).items() if has_words(caption)]

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import ClassVar, Literal
 
-from padapter.data.schema import Field
+from padapter.data.schema import WEIGHT, Field
 from padapter.errors import UserError
 from padapter.metrics.entailment import ENTAILMENT_RULE, score_entailment
 from padapter.tasks.base import GenerationDefaults, Prediction, Row, Scores, Task, by_id, fill, iterate_texts
@@ -36,7 +36,7 @@ class EntailmentTask(Task):
 
     name: ClassVar[str] = "entailment"
     summary: ClassVar[str] = "judge whether a statement about an image is right"
-    fields: ClassVar[tuple[Field, ...]] = (Field("hypothesis", "text"), Field("label", "label"))
+    fields: ClassVar[tuple[Field, ...]] = (Field("hypothesis", "text"), Field("label", "label"), WEIGHT)
     primary_metric: ClassVar[str] = "accuracy"
     rules: ClassVar[tuple[str, ...]] = (ENTAILMENT_RULE,)
     loss_reduction: ClassVar[Literal["sequence", "token"]] = "token"
@@ -47,7 +47,7 @@ class EntailmentTask(Task):
         """The hypothesis as a question."""
         return fill(self.prompt_template, "hypothesis", clean_hypothesis(row["hypothesis"]))
 
-    def targets(self, row: Row) -> list[tuple[str, float]]:
+    def shares(self, row: Row) -> list[tuple[str, float]]:
         """The word of the label."""
         return [(self.word(row["label"]), 1.0)]
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from padapter.data.schema import Field
+from padapter.data.schema import WEIGHT, Field
 from padapter.metrics.answerability import answerable_score, score_answerability
 from padapter.metrics.answers import strip_answer
 from padapter.metrics.vqa import group_means, score_vqa
@@ -38,6 +38,7 @@ class VqaTask(Task):
         Field("question_type", "text", required=False),
         Field("answer_type", "text", required=False),
         Field("answerable", "flag", required=False),
+        WEIGHT,
     )
     primary_metric: ClassVar[str] = "accuracy"
     rules: ClassVar[tuple[str, ...]] = tuple(VQA_RULES)
@@ -49,7 +50,7 @@ class VqaTask(Task):
         """The cleaned question in the template."""
         return fill(self.prompt_template, "question", clean_question(row["question"], self.max_question_words))
 
-    def targets(self, row: Row) -> list[tuple[str, float]]:
+    def shares(self, row: Row) -> list[tuple[str, float]]:
         """Each distinct answer with the share of annotators who gave it; empty answers are no target."""
         answers = _answers(row)
         return [(answer, count / len(answers)) for answer, count in Counter(answers).items()]

@@ -165,6 +165,7 @@ class _Run:
             split=options.train_split,
             skip_bad_rows=options.skip_bad_rows,
             limit=options.limit_train,
+            for_training=True,
         )
         if options.eval is None:
             return train_data, None

@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 import pytest
-from benchmark_layouts import CAPTION, VQA, annotation, coco_pictures, karpathy_file, question, vqa_part, write
+from benchmark_layouts import (
+    CAPTION,
+    VQA,
+    annotation,
+    coco_pictures,
+    karpathy_file,
+    pictures,
+    question,
+    vqa_part,
+    write,
+)
 
 from padapter.data import check_data, infer_task, load_data
 from padapter.data.benchmarks import BENCHMARKS
@@ -22,7 +32,8 @@ def test_an_empty_folder_says_what_is_missing_and_where_it_is_found(tmp_path, na
         load_data(f"{name}:{tmp_path}", TASKS[benchmark.task], split="train")
     first = benchmark.split("train").forms[0]
     for needed in first.files.values():
-        assert f"{needed.name} ({needed.page})" in str(refusal.value)
+        assert needed.name in str(refusal.value)
+        assert f" ({needed.page})" in str(refusal.value)
     assert all(
         "https://" in needed.page for split in benchmark.splits for f in split.forms for needed in f.files.values()
     )
@@ -215,3 +226,26 @@ def test_big_files_are_walked_in_small_steps(tmp_path, monkeypatch):
     for chunk in (1, 2, 7, 64):
         monkeypatch.setattr(records, "_CHUNK", chunk)
         assert load_data(spec, VQA).fingerprint == expected
+
+
+def test_many_missing_pictures_are_one_problem(tmp_path):
+    root = tmp_path / "vqa"
+    keys = range(1, 11)
+    vqa_part(root, "val2014", [question(key, n) for key in keys for n in (0, 1)],
+             [annotation(key, n, "no") for key in keys for n in (0, 1)])  # fmt: skip
+    pictures(root / "val2014", "COCO_val2014_000000000001.jpg", "COCO_val2014_000000000002.jpg")
+    (root / "val2014" / "COCO_val2014_000000000002.jpg").write_bytes(b"")
+    empty, missing = sorted(check_data(f"vqav2:{root}", VQA).problems, key=lambda problem: -(problem.line or 0))
+    assert missing.message.startswith("8 of 10 pictures are missing, which 16 rows name: val2014/COCO_val2014_00")
+    assert missing.message.endswith("Officially found at https://cocodataset.org/#download")
+    assert "is empty (0 bytes)" in empty.message
+    loaded = load_data(f"vqav2:{root}", VQA, split="val", skip_bad_rows=True)
+    assert loaded.dataset["id"][:] == ["1000", "1001"]
+
+
+def test_files_of_one_page_are_named_together(tmp_path):
+    with pytest.raises(UserError) as refusal:
+        check_data(f"vqav2:{tmp_path}", VQA)
+    lines = str(refusal.value).splitlines()[1:]
+    assert [line.split(":")[0].strip() for line in lines] == [split.name for split in BENCHMARKS["vqav2"].splits]
+    assert all(line.count("https://visualqa.org/download.html") <= 1 for line in lines)

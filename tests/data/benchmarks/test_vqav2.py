@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 from benchmark_layouts import (
     VQA,
@@ -163,10 +165,19 @@ def test_blip_style(blip):
     data = load_data(f"vqav2:{blip}", VQA, split="karpathy-train").dataset
     assert data["id"][:] == ["2000", "vg-2000"]
     assert data["answers"][:] == [["red", "red", "blue"], ["a man"]]
+    assert data["weight"][:] == [None, 0.2]
+    assert [sum(weight for _, weight in VQA.targets(row)) for row in data] == pytest.approx([1, 0.2])
     assert [row["image"]["path"] for row in data] == [
         f"{blip}/val2014/COCO_val2014_000000000002.jpg",
         f"{blip}/vg/VG_100K/000000000002.jpg",
     ]
+
+
+def test_a_blip_style_record_may_say_its_own_weight(blip):
+    rows = json.loads((blip / "vqa_karpathy_train.json").read_text())
+    write(blip / "vqa_karpathy_train.json", [rows[0], rows[1] | {"weight": 0.5}])
+    data = load_data(f"vqav2:{blip}", VQA, split="karpathy-train").dataset
+    assert data["weight"][:] == [None, 0.5]
 
 
 def test_official_files_come_before_blip_style(root):

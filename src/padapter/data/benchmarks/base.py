@@ -118,6 +118,7 @@ class Reading:
         rows: Takes the rows.
         left_out: Rows left out on purpose, by reason.
         notes: What is worth knowing besides.
+        pages: Pages on which further pictures are officially found.
     """
 
     root: Path
@@ -126,6 +127,7 @@ class Reading:
     rows: ColumnRows = field(default_factory=ColumnRows)
     left_out: Counter[str] = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
+    pages: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

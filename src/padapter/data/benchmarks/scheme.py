@@ -11,6 +11,9 @@ from padapter.data.source import Source
 from padapter.data.stores import FolderImages
 from padapter.errors import UserError
 
+#: How many folders a message lists in which pictures were looked for.
+_PLACES = 4
+
 
 @dataclass(frozen=True)
 class BenchmarkSpec:
@@ -128,11 +131,11 @@ def _open(found: BenchmarkSpec, split: Split) -> Source:
     form, files = complete
     pictures = PictureIndex(root, split.pictures)
     if not len(pictures):
-        folder = split.pictures.folders[0]
+        places = [f"{name}/" if name else "the folder itself" for name in split.pictures.folders]
+        more = f" and {len(places) - _PLACES} other places" if len(places) > _PLACES else ""
         raise UserError(
-            f"{found.spec}: no picture of the split {split.name!r} is there: looked in {folder}/ and in "
-            f"{', '.join(f'{name}/' if name else 'the folder itself' for name in split.pictures.folders[1:])}. "
-            f"Officially found at {split.pictures.page}."
+            f"{found.spec}: no picture of the split {split.name!r} is there: looked in {', '.join(places[:_PLACES])}"
+            f"{more}. Officially found at {split.pictures.page}."
         )
     reading = Reading(root, files, pictures)
     form.read(reading)
@@ -150,6 +153,8 @@ def _open(found: BenchmarkSpec, split: Split) -> Source:
         unit="record",
         left_out=dict(reading.left_out),
         notes=tuple(notes),
+        official=True,
+        found_at=" and ".join([split.pictures.page, *reading.pages]),
         unanswered=None if split.answered else _unanswered(benchmark, split),
     )
 
@@ -173,9 +178,12 @@ def _complete(root: Path, split: Split) -> tuple[Form, dict[str, Path]] | None:
 
 
 def _missing(root: Path, split: Split) -> str:
-    """Which files would make a split complete, for each of its forms."""
+    """Which files would make a split complete, for each of its forms, and on which pages they are."""
     told = []
     for form in split.forms:
-        missing = [form.files[name] for name, path in form.find(root).items() if path is None]
-        told.append("missing " + " and ".join(f"{needed.name} ({needed.page})" for needed in missing))
-    return ", or ".join(told)
+        pages: dict[str, list[str]] = {}
+        for name, path in form.find(root).items():
+            if path is None:
+                pages.setdefault(form.files[name].page, []).append(form.files[name].name)
+        told.append(" and ".join(f"{', '.join(names)} ({page})" for page, names in pages.items()))
+    return f"missing {', or instead '.join(told)}"

@@ -43,6 +43,9 @@ GENOME = Pictures(
     stem_key,
 )
 
+#: What BLIP's data reader gives to an answer of Visual Genome; the answers of one question of VQA sum to 1.
+GENOME_WEIGHT = 0.2
+
 
 def read_official(*parts: str) -> Callable[[Reading], None]:
     """A reader of the questions, and the annotations where there are any, of these official parts, in order."""
@@ -151,7 +154,7 @@ def read_by_karpathy(split: str, *parts: str) -> Callable[[Reading], None]:
 
 
 def read_blip(reading: Reading) -> None:
-    """BLIP-style: a list of ``{dataset, image, question, question_id, answer}``; ``vg`` is Visual Genome."""
+    """BLIP-style: a list of ``{dataset, image, question, question_id, answer}``; ``vg``, Visual Genome, weighs less."""
     path = reading.files["rows"]
     genome: PictureIndex | None = None
     same: dict[str, str] = {}
@@ -163,6 +166,7 @@ def read_blip(reading: Reading) -> None:
         from_genome = record.get("dataset") == "vg"
         if from_genome and genome is None:
             genome = PictureIndex(reading.root, GENOME)
+            reading.pages.append(f"{GENOME.page} (Visual Genome)")
         answers = record.get("answer")
         answers = [answers] if isinstance(answers, str) else answers
         if isinstance(answers, list):
@@ -175,6 +179,7 @@ def read_blip(reading: Reading) -> None:
             image=(genome if from_genome and genome else reading.pictures).find(image),
             question=record.get("question"),
             answers=answers,
+            weight=record.get("weight", GENOME_WEIGHT if from_genome else None),
         )
 
 

@@ -46,6 +46,7 @@ class Header:
         fingerprint: Of the rows and pictures, as :func:`padapter.data.load_data` gives it.
         shards: The tar files.
         rule: Scoring rule that the data's publisher asks for.
+        official: Whether the rows are those of a published benchmark, whose scoring counts every one of them.
         unanswered: Why there are no answers, if there are none.
         left_out: Rows of the source that were left out.
     """
@@ -58,6 +59,7 @@ class Header:
     fingerprint: str
     shards: tuple[Shard, ...]
     rule: str | None = None
+    official: bool = False
     unanswered: str | None = None
     left_out: int = 0
 
@@ -134,10 +136,11 @@ def read_index(path: Path) -> Index:
         for number, line in enumerate(stream, 2):
             record = _record(path, number, line)
             if len(index.places) < index.header.images:
-                shard, offset, size = record["at"]
-                index.places[record["image"]] = Place(shard, offset, size, record["stamp"])
-            else:
+                index.places[record.get("image", "")] = _place(path, number, record, index.header.shards)
+            elif isinstance(record.get("image"), str):
                 index.rows.append(record)
+            else:
+                raise UserError(f"{path}, line {number}: is damaged (a row without a picture). Copy it again.")
     if len(index.rows) != index.header.rows:
         raise UserError(
             f"{path}: holds {len(index.rows)} of {index.header.rows} rows: a copy that broke off? Copy it again."
@@ -151,22 +154,37 @@ def _line(content: dict[str, Any]) -> str:
 
 def _opened(path: Path) -> Any:
     try:
-        return path.open(encoding="utf-8", newline="\n")
+        # Bytes: a line that is no text is damaged, like any other.
+        return path.open("rb")
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}).") from error
 
 
-def _record(path: Path, number: int, line: str) -> dict[str, Any]:
+def _record(path: Path, number: int, line: bytes) -> dict[str, Any]:
     try:
-        record = json.loads(line)
-    except ValueError as error:
+        record = json.loads(line.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}, line {number}: is damaged ({error}). Copy it again.") from error
     if not isinstance(record, dict):
         raise UserError(f"{path}, line {number}: is damaged. Copy it again.")
     return record
 
 
-def _header(path: Path, line: str) -> Header:
+def _place(path: Path, number: int, record: dict[str, Any], shards: tuple[Shard, ...]) -> Place:
+    at, stamp = record.get("at"), record.get("stamp")
+    if (
+        not (isinstance(at, list) and len(at) == 3 and all(isinstance(part, int) and part >= 0 for part in at))
+        or at[0] >= len(shards)
+        or at[1] + at[2] > shards[at[0]].size
+        or not isinstance(record.get("image"), str)
+        or not isinstance(stamp, str | None)
+    ):
+        raise UserError(f"{path}, line {number}: is damaged (no place of a picture). Copy it again.")
+    shard, offset, size = at
+    return Place(shard, offset, size, stamp)
+
+
+def _header(path: Path, line: bytes) -> Header:
     record = _record(path, 1, line)
     if record.pop("format", None) != FORMAT:
         raise UserError(f"{path}: is not an index of this version of `padapter data shard`; write the shards anew.")
@@ -174,6 +192,10 @@ def _header(path: Path, line: str) -> Header:
         header = Header(**{**record, "shards": tuple(Shard(**shard) for shard in record["shards"])})
     except (TypeError, KeyError) as error:
         raise UserError(f"{path}, line 1: is damaged ({error}). Copy it again.") from error
+    counts = (header.rows, header.images, *(shard.size for shard in header.shards))
+    texts = (header.name, header.split, header.task, *(shard.file for shard in header.shards))
+    if not all(isinstance(count, int) for count in counts) or not all(isinstance(text, str) for text in texts):
+        raise UserError(f"{path}, line 1: is damaged. Copy it again.")
     outside = [shard.file for shard in header.shards if Path(shard.file).name != shard.file]
     if outside:
         raise UserError(f"{path}, line 1: {outside[0]!r} is no file beside the index.")

@@ -6,7 +6,7 @@ import json
 import re
 import tarfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from padapter.data.columns import ColumnRows
 from padapter.data.images import IMAGE_SUFFIXES, ImageError, open_file, read_file, sliced, verify_image
 from padapter.data.schema import FieldError, describe
-from padapter.data.shards.index import Index, Place, index_file, indexed_splits, read_header, read_index
+from padapter.data.shards.index import Header, Index, Place, index_file, indexed_splits, read_header, read_index
 from padapter.data.source import Source
 from padapter.data.stores import stamp_of, with_paths
 from padapter.errors import UserError
@@ -77,6 +77,9 @@ class ShardImages:
         """None: what is packed is named by a row."""
         return []
 
+    def remember(self) -> None:
+        """Nothing: the index has the stamps."""
+
     def _path(self, key: str) -> str:
         place = self.places[key]
         return sliced(str(self.tars[place.shard]), place.offset, place.size)
@@ -102,12 +105,34 @@ def open_tars(spec: str) -> Source:
         UserError: No such files, or not tar files of pictures and JSON.
     """
     tars = expand(spec)
+    headers = []
     for folder in dict.fromkeys(tar.parent for tar in tars.values()):
         for split in indexed_splits(folder):
             path = index_file(folder, split)
-            if tars.keys() <= {shard.file for shard in read_header(path).shards}:
+            header = read_header(path)
+            named = {shard.file for shard in header.shards}
+            if tars.keys() <= named:
                 return _indexed(path, tars)
-    return _scanned(spec, list(tars.values()))
+            if tars.keys() & named:
+                headers.append(header)
+    return _with_rule(spec, _scanned(spec, list(tars.values())), headers, tars.keys())
+
+
+def _with_rule(spec: str, source: Source, headers: Sequence[Header], tars: Set[str]) -> Source:
+    """Shards of several indexes, read together: what their indexes say of scoring holds where all say the same."""
+    without = tars - {shard.file for header in headers for shard in header.shards}
+    said = {(header.rule, header.official, header.unanswered) for header in headers}
+    if without:
+        said.add((None, False, None))
+    if len(said) > 1:
+        names = ", ".join(f"{header.name} {header.split}" for header in headers)
+        more = " and of tar files without an index" if without else ""
+        raise UserError(
+            f"{spec}: holds shards of {names}{more}, which are not scored by the same rule; read them one by one."
+        )
+    for rule, official, unanswered in said:
+        source = replace(source, rule=rule, official=official, unanswered=unanswered)
+    return source
 
 
 def expand(spec: str) -> dict[str, Path]:
@@ -175,6 +200,7 @@ def _indexed(path: Path, tars: Mapping[str, Path]) -> Source:
         rule=header.rule,
         unit="row",
         notes=tuple(notes),
+        official=header.official,
         unanswered=header.unanswered,
     )
 
@@ -214,7 +240,7 @@ def _scanned(spec: str, tars: Sequence[Path]) -> Source:
     rows = ColumnRows()
     for _, tar, number, values in samples:
         rows.add(str(tar), number, **values)
-    note = "no index is beside the tar files: every picture is looked at, and a scoring rule is not known"
+    note = "no one index has all of these tar files: every picture is looked at"
     return Source(tars[0].name, "shards", spec, rows, ShardImages(tars, places), unit="row", notes=(note,))
 
 
@@ -253,7 +279,7 @@ def _record(tar: Path, key: str, texts: Mapping[str, Place]) -> dict[str, Any]:
     try:
         text = content.decode("utf-8")
         record = json.loads(text) if suffix == "json" else {"caption": text}
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{tar}: {key}.{suffix} cannot be read ({error}).") from error
     if not isinstance(record, dict):
         raise UserError(f"{tar}: {key}.json is {type(record).__name__}, not an object with named fields.")

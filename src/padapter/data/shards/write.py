@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from padapter.data.check import DataTask, Examples, examine
+from padapter.data.check import DataTask, examine
+from padapter.data.examples import Examples
 from padapter.data.images import IMAGE_SUFFIXES, image_format
 from padapter.data.load import fingerprint, refusal
 from padapter.data.schema import asked_fields
@@ -114,6 +115,7 @@ def _write(
             fingerprint=fingerprint(source, task.name, examples),
             shards=shards,
             rule=source.rule,
+            official=source.official,
             unanswered=source.unanswered,
             left_out=report.dropped + report.bad,
         )
