@@ -240,10 +240,11 @@ static void backward_pair(const Problem *it, long batch, long head, Room *room)
         times_panels(rows, it->N2, DK, room->c, m, room->key_rows, d_query.at, d_query.row,
                      d_query.at == d_node.at || d_query.at == d_x.at);
         if (!d_key.at) continue;
-        transposed_times(it->N2, rows, DK, room->c, m, query.at, query.row, d_key.at, d_key.row, add);
-        transposed_times(it->N2, rows, DH, room->a, m, g.at, g.row, d_value.at, d_value.row, add);
+        transposed_times(it->N2, rows, DK, room->c, m, query.at, query.row, room->packed, d_key.at, d_key.row, add);
+        transposed_times(it->N2, rows, DH, room->a, m, g.at, g.row, room->packed, d_value.at, d_value.row, add);
         if (d_y.at)
-            transposed_times(it->N2, rows, DH, room->b, m, x.at, x.row, d_y.at, d_y.row, add || d_y.at == d_value.at);
+            transposed_times(it->N2, rows, DH, room->b, m, x.at, x.row, room->packed, d_y.at, d_y.row,
+                             add || d_y.at == d_value.at);
     }
     if (d_y.at && it->metric.at) {
         scaled(it->N2, DH, room->e_sums, y, (Rows){room->d_y, DH}, 0);

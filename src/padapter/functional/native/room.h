@@ -30,12 +30,13 @@ typedef struct {
     float *y2;                                /* (N2,): |y_j|^2, 0 behind the last */
     float *e_sums;                            /* (N2,): sums of e over queries */
     float *a, *b, *c;                         /* rows of scores */
+    float *packed;                            /* (rows, DK | DH): rows of queries or query nodes */
     float *metric;                            /* panels: (DH, DH), R or R R^T */
     float *x, *d_x;                           /* (rows, DH): times it */
     float *y, *d_y;                           /* (N2, DH): times it */
 } Room;
 
-#define PARTS 16
+#define PARTS 17
 
 static int make_room(const Problem *it, Room *room)
 {
@@ -58,6 +59,7 @@ static int make_room(const Problem *it, Room *room)
         {&room->a, rows * m},
         {&room->b, near * rows * m},
         {&room->c, backward * rows * m},
+        {&room->packed, (it->d_key.at != 0) * rows * (DK > DH ? DK : DH)},
         {&room->metric, metric * DH * DH},
         {&room->x, metric * rows * DH},
         {&room->d_x, metric * backward * rows * DH},
