@@ -102,6 +102,26 @@ def test_logits_are_computed_for_labelled_tokens_only(backbone, examples):
     torch.testing.assert_close(logits, every[:, :-1][batch["labels"][:, 1:] != -100])
 
 
+def test_keys_and_values_of_a_picture_are_computed_once_for_all_answers(backbone, examples):
+    batch = backbone.collate(examples)
+    layers = backbone.model.text_decoder.bert.encoder.layer
+    seen = []
+    for layer in layers:
+        for part in (layer.crossattention.self.key, layer.crossattention.self.value):
+            part.register_forward_hook(lambda _m, inputs, _out: seen.append(inputs[0].shape[0]))
+    module = backbone.training_module("token").train()
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    once = torch.autograd.grad(module(**batch)["loss"], trained, allow_unused=True)
+    assert seen == [3] * 2 * len(layers)
+    seen.clear()
+    batch["pixel_values"] = batch["pixel_values"][batch["image_index"]]  # as if every answer had a picture of its own
+    batch["image_index"] = torch.arange(4)
+    each = torch.autograd.grad(module(**batch)["loss"], trained, allow_unused=True)
+    assert seen == [4] * 2 * len(layers)
+    for ours, theirs in zip(once, each, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
 def test_collate_layout(backbone, examples):
     batch = backbone.collate(examples)
     assert batch["pixel_values"].shape == (3, 3, 16, 16)

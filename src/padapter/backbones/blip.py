@@ -68,10 +68,16 @@ class BlipTrainingModule(nn.Module):
         """Return ``{"loss": (), "logits": (K, V)}``; shapes of the inputs as in :meth:`Backbone.collate`."""
         decoder = unwrapped(self.model).text_decoder
         states = self.states(images)  # (I, N, d)
+        memory = None
+        if len(image_index) > len(states) and not decoder.bert.encoder.gradient_checkpointing:
+            # Answers to one question look at one picture: its keys and values are those of all of them. (Checkpointed
+            # layers do without caches.)
+            memory = before_reading(read_images(decoder, states), image_index)
         hidden = decoder.bert(
             input_ids=input_ids,
             attention_mask=attention_mask,
             encoder_hidden_states=states[image_index],  # (S, N, d)
+            past_key_values=memory,
             is_decoder=True,
             use_cache=False,
         ).last_hidden_state  # (S, L, d)
