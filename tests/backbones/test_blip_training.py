@@ -6,7 +6,7 @@ from tiny_blip import make_backbone, make_image
 from torch.nn import functional as F
 
 from padapter.backbones import TrainingExample
-from padapter.backbones.losses import next_token_loss
+from padapter.backbones.losses import labelled, next_token_loss
 
 
 @pytest.fixture
@@ -81,8 +81,45 @@ def test_gradient_of_the_loss_is_that_of_a_dense_cross_entropy(reduction):
     expected = total / (2 if reduction == "sequence" else tokens)
     torch.testing.assert_close(loss, expected)
     (ours,) = torch.autograd.grad(loss, logits)
-    (theirs,) = torch.autograd.grad(expected, logits)
+    (theirs,) = torch.autograd.grad(expected, logits, retain_graph=True)
     torch.testing.assert_close(ours, theirs)
+    rest = {"num_images": 2, "reduction": reduction, "label_smoothing": 0.1}
+    torch.testing.assert_close(next_token_loss(logits[labelled(labels)], labels, weights, **rest), expected)
+
+
+def test_logits_are_computed_for_labelled_tokens_only(backbone, examples):
+    batch = backbone.collate(examples)
+    seen = []
+    backbone.model.text_decoder.cls.register_forward_hook(lambda _m, inputs, _out: seen.append(inputs[0].shape[0]))
+    logits = backbone.training_module("sequence")(**batch)["logits"]
+    tokens = int((batch["labels"] != -100).sum())
+    assert tokens < batch["labels"].numel() / 2
+    assert seen == [tokens] == [len(logits)]
+    states = backbone.model.vision_model(pixel_values=batch["pixel_values"]).last_hidden_state[batch["image_index"]]
+    every = backbone.model.text_decoder(
+        input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], encoder_hidden_states=states
+    ).logits
+    torch.testing.assert_close(logits, every[:, :-1][batch["labels"][:, 1:] != -100])
+
+
+def test_keys_and_values_of_a_picture_are_computed_once_for_all_answers(backbone, examples):
+    batch = backbone.collate(examples)
+    layers = backbone.model.text_decoder.bert.encoder.layer
+    seen = []
+    for layer in layers:
+        for part in (layer.crossattention.self.key, layer.crossattention.self.value):
+            part.register_forward_hook(lambda _m, inputs, _out: seen.append(inputs[0].shape[0]))
+    module = backbone.training_module("token").train()
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    once = torch.autograd.grad(module(**batch)["loss"], trained, allow_unused=True)
+    assert seen == [3] * 2 * len(layers)
+    seen.clear()
+    batch["pixel_values"] = batch["pixel_values"][batch["image_index"]]  # as if every answer had a picture of its own
+    batch["image_index"] = torch.arange(4)
+    each = torch.autograd.grad(module(**batch)["loss"], trained, allow_unused=True)
+    assert seen == [4] * 2 * len(layers)
+    for ours, theirs in zip(once, each, strict=True):
+        torch.testing.assert_close(ours, theirs)
 
 
 def test_collate_layout(backbone, examples):

@@ -13,7 +13,7 @@ import pytest
 import torch
 from kernel_cases import assert_near, double, inputs, run
 
-from padapter.functional import native, p_laplacian_attention
+from padapter.functional import metric_factor, native, p_laplacian_attention
 from padapter.functional.dispatch import forced
 from padapter.functional.native import launch, library
 
@@ -335,3 +335,14 @@ def test_a_tiny_restart_of_a_row_without_keys_is_all_of_it():
     with forced("native"):
         context = p_laplacian_attention(**tensors, **arguments, attention_mask=keep)
     torch.testing.assert_close(context[:, :, 2], tensors["node_query"][:, :, 2])
+
+
+@needs_library
+@pytest.mark.parametrize("model_width", [128, 24])
+def test_distances_behind_a_triangle_whose_zeros_are_left_out(model_width):
+    """R of a projection; with d < dh its last columns are zero."""
+    tensors, _ = inputs(H=2, kv_heads=2, N1=7, N2=19, dk=48, dh=48, device=CPU, node_query=False)
+    factor = metric_factor(torch.randn(model_width, 96, generator=torch.Generator().manual_seed(5)) / 10, 2)
+    assert factor[:, :16, 16:].count_nonzero() == 0  # a panel of 16 columns and of 32 begins with zeros
+    expected = run("eager", double(tensors), {"metric_factor": factor.double()})
+    assert_near(run("native", tensors, {"metric_factor": factor}), expected, torch.float32)

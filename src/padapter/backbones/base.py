@@ -182,7 +182,9 @@ class Backbone(ABC):
 
     @abstractmethod
     def training_module(self, loss_reduction: LossReduction) -> nn.Module:
-        """Return a module that maps a batch of ``collate`` to ``{"loss", "logits"}``.
+        """Return a module that maps a batch of ``collate`` to ``{"loss": (), "logits": (K, V)}``.
+
+        Logits are those that predict the K tokens with a label, sequence by sequence.
 
         Args:
             loss_reduction: ``sequence``: weighted sum of sequence losses divided by the number of images;

@@ -23,7 +23,7 @@ from padapter.backbones.base import LossReduction, Part, TrainingExample, evalua
 from padapter.backbones.blip_pictures import BlipPictures, check_processor
 from padapter.backbones.features import FeatureCache
 from padapter.backbones.image_memory import before_reading, of_rows, read_images
-from padapter.backbones.losses import next_token_loss
+from padapter.backbones.losses import labelled, next_token_loss
 from padapter.backbones.ranking import continuation_log_probs, first_choices, passes, plant
 from padapter.backbones.sequences import TokenSequence, join, keep_right, pad_left, training_tensors
 from padapter.data import ImageSource, Picture
@@ -65,22 +65,30 @@ class BlipTrainingModule(nn.Module):
         weights: torch.Tensor,
         **images: torch.Tensor,
     ) -> dict[str, torch.Tensor]:
-        """Return ``{"loss": (), "logits": (S, L, V)}``; shapes of the inputs as in :meth:`Backbone.collate`."""
-        blip = unwrapped(self.model)
+        """Return ``{"loss": (), "logits": (K, V)}``; shapes of the inputs as in :meth:`Backbone.collate`."""
+        decoder = unwrapped(self.model).text_decoder
         states = self.states(images)  # (I, N, d)
-        logits = blip.text_decoder(
+        memory = None
+        if len(image_index) > len(states) and not decoder.bert.encoder.gradient_checkpointing:
+            # Answers to one question look at one picture: its keys and values are those of all of them. (Checkpointed
+            # layers do without caches.)
+            memory = before_reading(read_images(decoder, states), image_index)
+        hidden = decoder.bert(
             input_ids=input_ids,
             attention_mask=attention_mask,
             encoder_hidden_states=states[image_index],  # (S, N, d)
+            past_key_values=memory,
+            is_decoder=True,
             use_cache=False,
-        ).logits
+        ).last_hidden_state  # (S, L, d)
+        logits = decoder.cls(hidden[labelled(labels)])  # (K, V): few tokens of a question and its answer have a label
         loss = next_token_loss(
             logits,
             labels,
             weights,
             num_images=states.shape[0],
             reduction=self.reduction,
-            label_smoothing=blip.text_decoder.label_smoothing,
+            label_smoothing=decoder.label_smoothing,
         )
         return {"loss": loss, "logits": logits}
 

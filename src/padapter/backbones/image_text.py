@@ -21,7 +21,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationC
 from padapter.architectures import UNIONS, AttentionSite, find_sites
 from padapter.backbones.base import Backbone, LossReduction, Part, TrainingExample, evaluating, unwrapped
 from padapter.backbones.continuations import Continuations
-from padapter.backbones.losses import next_token_loss
+from padapter.backbones.losses import labelled, next_token_loss
 from padapter.backbones.ranking import first_choices
 from padapter.backbones.sequences import IGNORE
 from padapter.data import Picture, opened
@@ -57,8 +57,8 @@ class ImageTextTrainingModule(nn.Module):
     def forward(
         self, labels: torch.Tensor, weights: torch.Tensor, image_index: torch.Tensor, **inputs: Any
     ) -> dict[str, torch.Tensor]:
-        """Return ``{"loss": (), "logits": (S, L, V)}``."""
-        logits = self.model(**inputs, use_cache=False).logits
+        """Return ``{"loss": (), "logits": (K, V)}``."""
+        logits = self.model(**inputs, use_cache=False).logits[labelled(labels)]
         pictures = int(image_index.max()) + 1
         loss = next_token_loss(logits, labels, weights, num_images=pictures, reduction=self.reduction)
         return {"loss": loss, "logits": logits}

@@ -9,6 +9,19 @@ from padapter.backbones.base import LossReduction
 from padapter.backbones.sequences import IGNORE
 
 
+def labelled(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Positions whose next token carries a label, row by row.
+
+    Args:
+        labels: (S, L); -100 marks tokens without loss.
+
+    Returns:
+        Rows (K,) and columns (K,), which index (S, L, ...).
+    """
+    row, column = (labels[:, 1:] != IGNORE).nonzero(as_tuple=True)
+    return row, column
+
+
 def next_token_loss(
     logits: torch.Tensor,
     labels: torch.Tensor,
@@ -27,7 +40,8 @@ def next_token_loss(
     - ``token``: :math:`\sum_s w_s \sum_t l_{st} \,/\, \sum_s w_s T_s` with T_s the number of labels of sequence s.
 
     Args:
-        logits: (S, L, V); logits[:, t] predict token t + 1.
+        logits: (S, L, V), logits[:, t] predict token t + 1; or (K, V), those at the positions of :func:`labelled`.
+            With 30k words, logits that no label asks for would cost as much as a part of the model.
         labels: (S, L); -100 marks tokens without loss.
         weights: (S,).
         num_images: I.
@@ -37,12 +51,10 @@ def next_token_loss(
     Returns:
         The loss, a scalar, in the type of ``logits`` or float32, whichever is wider.
     """
-    targets = labels[:, 1:]
-    row, column = (targets != IGNORE).nonzero(as_tuple=True)
-    # Only positions with a label enter the softmax: with 30k words the rest would cost more than the model.
-    picked = logits[row, column]
+    row, column = labelled(labels)
+    picked = logits if logits.dim() == 2 else logits[row, column]
     picked = picked.float() if picked.dtype in (torch.float16, torch.bfloat16) else picked
-    losses = F.cross_entropy(picked, targets[row, column], reduction="none", label_smoothing=label_smoothing)
+    losses = F.cross_entropy(picked, labels[row, column + 1], reduction="none", label_smoothing=label_smoothing)
     token_weights = weights.to(losses.dtype)[row]
     total = (losses * token_weights).sum()
     if reduction == "sequence":

@@ -88,7 +88,7 @@ def fused_p_laplacian_attention(
     if isinstance(mu, Tensor) or mu != 0.0:
         restart = 2 * _per_head(mu, query, heads) / p_h
     relative = (4 + math.sqrt(width)) * torch.finfo(torch.float32).eps
-    context, _, _, _ = p_laplacian_forward(
+    context, *_ = p_laplacian_forward(
         query, key, summed, node_query, near_query, near_value, p_h, restart, constant if distances else None, mask,
         seed, scale, is_causal, distances, relative, least, float(dropout_p), native,
     )  # fmt: skip

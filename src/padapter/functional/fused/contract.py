@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from padapter.functional.fused.dropout import Dropout
@@ -56,6 +57,31 @@ class Inputs(NamedTuple):
     def dropout(self) -> Dropout | None:
         """Which weights are dropped, if any are."""
         return None if self.seed is None else Dropout.of(self.seed, self.dropout_p)
+
+
+class Statistics(NamedTuple):
+    """What a forward pass leaves for its backward pass, in float32. Sizes are of native kernels with distances only.
+
+    Attributes:
+        row_max: (B, H, N1), of the scores.
+        row_log: (B, H, N1), log of the sum of exp(score - row_max).
+        log_total: (B, H, N1), log of what a row is divided by.
+        x_sizes: (B, H, N1), squares of the features whose distances are taken, behind the metric.
+        y_sizes: (B, H, N2), the same of value nodes.
+    """
+
+    row_max: Tensor
+    row_log: Tensor
+    log_total: Tensor
+    x_sizes: Tensor
+    y_sizes: Tensor
+
+    @classmethod
+    def empty(cls, query: Tensor, keys: int, *, sizes: bool) -> Statistics:
+        """Without content, for a query (B, H, N1, dk)."""
+        B, H, N1, _ = query.shape
+        shapes = [(B, H, N1)] * 3 + ([(B, H, N1), (B, H, keys)] if sizes else [(0,), (0,)])
+        return cls(*(query.new_empty(shape, dtype=torch.float32) for shape in shapes))
 
 
 class Gradients(NamedTuple):

@@ -2,7 +2,7 @@
 
 On GPUs they are Triton's kernels (`kernel_forward` and its neighbours), on processors C (`padapter.functional.native`).
 
-* ``padapter::p_laplacian_forward``: context of p-Laplacian message passing, and three numbers per query.
+* ``padapter::p_laplacian_forward``: context of p-Laplacian message passing, and `Statistics`: a few numbers per node.
 * ``padapter::p_laplacian_backward``: its gradients.
 * ``padapter::attention_degrees``, ``padapter::attention_degrees_backward``: column sums of M.
 
@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from padapter.functional import native as processor
-from padapter.functional.fused.contract import Gradients, Inputs
+from padapter.functional.fused.contract import Gradients, Inputs, Statistics
 from padapter.functional.fused.launch import (
     Features,
     RowGradients,
@@ -48,15 +48,15 @@ _NUMBERS = "float scale, bool causal, bool distances, float relative, float leas
 @torch.library.custom_op(
     "padapter::p_laplacian_forward",
     mutates_args=(),
-    schema=f"({_INPUTS}, {_NUMBERS}) -> (Tensor, Tensor, Tensor, Tensor)",
+    schema=f"({_INPUTS}, {_NUMBERS}) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
 def p_laplacian_forward(
     query: Tensor, key: Tensor, value: Tensor, node_query: Tensor | None, near_query: Tensor | None,
     near_value: Tensor | None, p: Tensor, restart: Tensor | None,
     metric: Tensor | None, mask: Tensor | None, seed: Tensor | None, scale: float, causal: bool,
     distances: bool, relative: float, least: float, dropout_p: float, native: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """Context (B, H, N1, dh) in value's dtype, natively in float32; row_max, row_log, log_total (B, H, N1), float32."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """Context (B, H, N1, dh) in value's dtype, natively in float32; then `Statistics`."""
     inputs = Inputs(
         query,
         key,
@@ -77,33 +77,35 @@ def p_laplacian_forward(
         dropout_p,
     )
     if native:
-        context, row_max, row_log, log_total = processor.forward(inputs)
+        context, statistics = processor.forward(inputs)
         if context.stride(1) > context.shape[-1]:
             context = _new_context(query, value, native).copy_(context)
-        return context, row_max, row_log, log_total
-    out = _new_context(query, value, native)
-    row_max, row_log, log_total = (_new_statistic(query) for _ in range(3))
-    forward_plan(_scores(query, key, mask, scale, causal), _features(inputs), out, (row_max, row_log, log_total)).run()
-    return out, row_max, row_log, log_total
+        return context, *statistics
+    out, statistics = _new_context(query, value, native), Statistics.empty(query, key.shape[2], sizes=False)
+    forward_plan(_scores(query, key, mask, scale, causal), _features(inputs), out, statistics[:3]).run()
+    return out, *statistics
 
 
 @p_laplacian_forward.register_fake
-def _(query: Tensor, key: Tensor, value: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return _new_context(query, value, rest[-1]), _new_statistic(query), _new_statistic(query), _new_statistic(query)
+def _(query: Tensor, key: Tensor, value: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+    inputs, native = Inputs(query, key, value, *rest[:-1]), rest[-1]
+    statistics = Statistics.empty(query, key.shape[2], sizes=native and inputs.distances)
+    return _new_context(query, value, native), *statistics
 
 
 @torch.library.custom_op(
     "padapter::p_laplacian_backward",
     mutates_args=(),
-    schema=f"(Tensor upstream, {_INPUTS}, Tensor out, Tensor row_max, Tensor row_log, Tensor log_total, {_NUMBERS}, "
-    "bool columns) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    schema=f"(Tensor upstream, {_INPUTS}, Tensor out, Tensor row_max, Tensor row_log, Tensor log_total, "
+    f"Tensor x_sizes, Tensor y_sizes, {_NUMBERS}, bool columns) "
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
 def p_laplacian_backward(
     upstream: Tensor, query: Tensor, key: Tensor, value: Tensor, node_query: Tensor | None, near_query: Tensor | None,
     near_value: Tensor | None, p: Tensor, restart: Tensor | None,
     metric: Tensor | None, mask: Tensor | None, seed: Tensor | None, out: Tensor, row_max: Tensor,
-    row_log: Tensor, log_total: Tensor, scale: float, causal: bool, distances: bool, relative: float, least: float,
-    dropout_p: float, native: bool, columns: bool,
+    row_log: Tensor, log_total: Tensor, x_sizes: Tensor, y_sizes: Tensor, scale: float, causal: bool, distances: bool,
+    relative: float, least: float, dropout_p: float, native: bool, columns: bool,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     """Gradients of all eight inputs but the mask, in their order; empty tensors where there is none.
 
@@ -128,12 +130,12 @@ def p_laplacian_backward(
         least,
         dropout_p,
     )
-    statistics = (row_max, row_log, log_total)
+    statistics = Statistics(row_max, row_log, log_total, x_sizes, y_sizes)
     with without_autocast(query.device):  # somebody's backward may run under it
         if native:
             found = processor.backward(inputs, upstream, out, statistics, columns)
         else:
-            found = _backward_by_kernels(inputs, readable(upstream), out, statistics, columns)
+            found = _backward_by_kernels(inputs, readable(upstream), out, statistics[:3], columns)
     return tuple(
         _none(query) if gradient is None or given is None else _shared(gradient, given).to(given.dtype).contiguous()
         for gradient, given in zip(found, inputs.differentiable(), strict=True)
@@ -175,8 +177,8 @@ def _(
     upstream: Tensor, query: Tensor, key: Tensor, value: Tensor, node_query: Tensor | None, near_query: Tensor | None,
     near_value: Tensor | None, p: Tensor, restart: Tensor | None,
     metric: Tensor | None, mask: Tensor | None, seed: Tensor | None, out: Tensor, row_max: Tensor,
-    row_log: Tensor, log_total: Tensor, scale: float, causal: bool, distances: bool, relative: float, least: float,
-    dropout_p: float, native: bool, columns: bool,
+    row_log: Tensor, log_total: Tensor, x_sizes: Tensor, y_sizes: Tensor, scale: float, causal: bool, distances: bool,
+    relative: float, least: float, dropout_p: float, native: bool, columns: bool,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     def like(tensor: Tensor | None, wanted: bool = True) -> Tensor:
         return _none(query) if tensor is None or not wanted else _like(tensor)

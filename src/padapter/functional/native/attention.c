@@ -11,12 +11,6 @@
 #include "products.h"
 #include "room.h"
 
-/* |x_i|^2 */
-static inline float size_of(const Problem *it, Rows x, long i)
-{
-    return x.at ? dot(x.at + i * x.row, x.at + i * x.row, it->DH) : 0.0f;
-}
-
 /* A B^T of a block of rows: dot products of (rows, width) with all columns, which come as transposed panels. */
 static void with_columns(
     const Problem *it, long rows, long width, const float *a, long stride, const float *panels, float *to)
@@ -108,11 +102,12 @@ static void forward_pair(const Problem *it, long batch, long head, Room *room)
         with_columns(it, rows, it->DK, row_of(it->query, batch, head, first), it->query.row, room->keys, room->a);
         if (x.at) with_columns(it, rows, it->DH, x.at, x.row, room->nodes, room->b);
         Weight found[block];
-        for (long i = 0; i < rows; i++)
+        for (long i = 0; i < rows; i++) {
+            const float x2 = x.at ? it->x_sizes[at + i] = size_of(x, i, it->DH) : 0.0f;
             found[i] = weigh_row(
-                it, first + i, row_of(it->mask, batch, head, first + i), p, restart, size_of(it, x, i), room->y2,
-                room->a + i * m, x.at ? room->b + i * m : 0, it->row_max + at + i, it->row_log + at + i,
-                it->log_total + at + i);
+                it, first + i, row_of(it->mask, batch, head, first + i), p, restart, x2, room->y2, room->a + i * m,
+                x.at ? room->b + i * m : 0, it->row_max + at + i, it->row_log + at + i, it->log_total + at + i);
+        }
         if (it->seed)
             for (long i = 0; i < rows; i++) drop(drops_of(it, pair, first + i), it->N2, room->a + i * m);
         times_panels(rows, it->N2, it->DH, room->a, m, room->value_rows, out, it->out.row, 0);
@@ -175,7 +170,7 @@ typedef struct {
 
 /* Scores of a block, in room->a, b and c, become W, -e and dS; e_rows gets sums of e, d_node beta_i G_i. */
 static Sums differentiate_block(
-    const Problem *it, long batch, long head, long first, long rows, Rows x, Room *room, float *e_rows)
+    const Problem *it, long batch, long head, long first, long rows, Room *room, float *e_rows)
 {
     const long m = padded(it->N2), at = (batch * it->H + head) * it->N1 + first;
     const float p = it->p[head], restart = it->restart ? it->restart[head] : 0.0f;
@@ -186,14 +181,14 @@ static Sums differentiate_block(
         const float log_total = it->log_total[at + i], delta = dot(g, row_of(it->out, batch, head, first + i), it->DH);
         const float share = it->restart ? one_exp(fminf(-log_total, it->largest_inverse)) : 0.0f;
         const float surplus = node ? dot(g, node, it->DH) - delta : 0.0f, beta = restart * share;
-        const float x2 = size_of(it, x, i);
+        const float x2 = it->x_sizes ? it->x_sizes[at + i] : 0.0f;
         float *s = room->a + i * m, *xy = room->b + i * m, *gv = room->c + i * m;
         finish_scores(it, first + i, row_of(it->mask, batch, head, first + i), s);
 #define DIFFERENTIATE(near, restarts, dropping)                                                                        \
     differentiate_row(it, near, restarts, dropping, drops_of(it, pair, first + i), p, x2, room->y2, it->row_max[at + i], \
                       it->row_log[at + i], log_total, delta, beta * surplus, s, xy, gv, room->e_sums)
 #define EITHER(near, restarts) (it->seed ? DIFFERENTIATE(near, restarts, 1) : DIFFERENTIATE(near, restarts, 0))
-        RowSums sums = x.at ? (it->restart ? EITHER(1, 1) : EITHER(1, 0)) : (it->restart ? EITHER(0, 1) : EITHER(0, 0));
+        RowSums sums = it->x.at ? (it->restart ? EITHER(1, 1) : EITHER(1, 0)) : (it->restart ? EITHER(0, 1) : EITHER(0, 0));
 #undef EITHER
 #undef DIFFERENTIATE
         found.p += 0.5 * sum_of(sums.p);
@@ -219,8 +214,7 @@ static void backward_pair(const Problem *it, long batch, long head, Room *room)
 {
     const long m = padded(it->N2), block = block_rows(it), pair = batch * it->H + head, DK = it->DK, DH = it->DH;
     const Rows d_key = rows_of(it->d_key, batch, head, 0), d_value = rows_of(it->d_value, batch, head, 0);
-    const Rows d_y = rows_of(it->d_y, batch, head, 0), d_near = it->metric.at ? (Rows){room->d_y, DH} : d_y;
-    const Rows y = read_pair(it, batch, head, room, 1);
+    const Rows d_y = rows_of(it->d_y, batch, head, 0), y = read_pair(it, batch, head, room, 1);
     Sums sums = {0, 0};
     for (long j = 0; j < m; j++) room->e_sums[j] = 0.0f;
     for (long first = 0; first < it->N1; first += block) {
@@ -233,29 +227,30 @@ static void backward_pair(const Problem *it, long batch, long head, Room *room)
         with_columns(it, rows, DK, query.at, query.row, room->keys, room->a);
         with_columns(it, rows, DH, g.at, g.row, room->values, room->c);
         if (x.at) with_columns(it, rows, DH, x.at, x.row, room->nodes, room->b);
-        Sums more = differentiate_block(it, batch, head, first, rows, x, room, e_rows);
+        Sums more = differentiate_block(it, batch, head, first, rows, room, e_rows);
         sums.p += more.p;
         sums.restart += more.restart;
         if (d_x.at) {
             const Rows to = it->metric.at ? (Rows){room->d_x, DH} : d_x;
-            scaled(rows, DH, e_rows, x, to, to.at == d_node.at);
+            scaled(rows, DH, e_rows, rows_of(it->x, batch, head, first), to, to.at == d_node.at);
             times_panels(rows, it->N2, DH, room->b, m, room->node_rows, to.at, to.row, 1);
             if (it->metric.at)
-                times_panels(rows, DH, DH, to.at, to.row, room->metric_transposed, d_x.at, d_x.row, d_x.at == d_node.at);
+                times_panels(rows, DH, DH, to.at, to.row, room->metric, d_x.at, d_x.row, d_x.at == d_node.at);
         }
         times_panels(rows, it->N2, DK, room->c, m, room->key_rows, d_query.at, d_query.row,
                      d_query.at == d_node.at || d_query.at == d_x.at);
         if (!d_key.at) continue;
-        transposed_times(it->N2, rows, DK, room->c, m, query.at, query.row, d_key.at, d_key.row, add);
-        transposed_times(it->N2, rows, DH, room->a, m, g.at, g.row, d_value.at, d_value.row, add);
+        transposed_times(it->N2, rows, DK, room->c, m, query.at, query.row, room->packed, d_key.at, d_key.row, add);
+        transposed_times(it->N2, rows, DH, room->a, m, g.at, g.row, room->packed, d_value.at, d_value.row, add);
         if (d_y.at)
-            transposed_times(it->N2, rows, DH, room->b, m, x.at, x.row, d_near.at, d_near.row,
-                             add || d_near.at == d_value.at);
+            transposed_times(it->N2, rows, DH, room->b, m, x.at, x.row, room->packed, d_y.at, d_y.row,
+                             add || d_y.at == d_value.at);
     }
-    if (d_y.at) scaled(it->N2, DH, room->e_sums, y, d_near, 1);
-    if (d_y.at && it->metric.at)
-        times_panels(it->N2, DH, DH, d_near.at, d_near.row, room->metric_transposed, d_y.at, d_y.row,
-                     d_y.at == d_value.at);
+    if (d_y.at && it->metric.at) {
+        scaled(it->N2, DH, room->e_sums, y, (Rows){room->d_y, DH}, 0);
+        times_panels(it->N2, DH, DH, room->d_y, DH, room->metric, d_y.at, d_y.row, 1);
+    } else if (d_y.at)
+        scaled(it->N2, DH, room->e_sums, y, d_y, 1);
     it->d_p[pair] = (float)sums.p;
     if (it->d_restart) it->d_restart[pair] = (float)sums.restart;
 }

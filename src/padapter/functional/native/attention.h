@@ -1,6 +1,7 @@
 /* What Python hands over (`launch.py` holds the same fields in the same order), and vectors of floats.
 
-   Distances are those of x R and y R, where there is a metric R. Gradients of what stands for something else, as values
+   Distances are those of x R and y R, where there is a metric R: |x R|^2 + |y R|^2 - 2 (x R R^T) . y. The forward pass gets R
+   and writes the two squares, the backward pass reads them and gets R R^T, so that it need not multiply y. Gradients of what stands for something else, as values
    do for the nodes whose distances are taken, are added to that one's: then the pointers are the same.
 
    All numbers are float32, and the last dimension of every tensor is contiguous. Widths of features are multiples of
@@ -18,6 +19,7 @@ typedef struct {
     View query, key, value, node, x, y, metric, mask, upstream, out;
     View d_query, d_key, d_value, d_node, d_x, d_y;
     float *row_max, *row_log, *log_total; /* (B, H, N1) */
+    float *x_sizes, *y_sizes;             /* (B, H, N1) and (B, H, N2): |x R|^2 and |y R|^2 */
     float *p, *restart;                   /* (H,) */
     float *d_p, *d_restart;               /* (B, H) */
     const long long *seed;                /* of dropped weights, which kept ones make up for; null: none is */

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from padapter.functional.fused.contract import Gradients, Inputs
+from padapter.functional.fused.contract import Gradients, Inputs, Statistics
 from padapter.functional.native.library import load
 
 #: The largest log of 1 / (sum Mbar + r) that is turned into a number: half the exponent range of float32.
@@ -26,7 +26,7 @@ _VIEWS = (
     "query", "key", "value", "node", "x", "y", "metric", "mask", "upstream", "out",
     "d_query", "d_key", "d_value", "d_node", "d_x", "d_y",
 )  # fmt: skip
-_ARRAYS = ("row_max", "row_log", "log_total", "p", "restart", "d_p", "d_restart", "seed")
+_ARRAYS = ("row_max", "row_log", "log_total", "x_sizes", "y_sizes", "p", "restart", "d_p", "d_restart", "seed")
 _LONGS = ("B", "H", "N1", "N2", "DK", "DH", "key_groups", "value_groups", "y_groups", "causal", "below")
 _NUMBERS = ("scale", "relative", "least", "largest_inverse", "factor")
 
@@ -41,39 +41,39 @@ class _Problem(ctypes.Structure):
     )
 
 
-def forward(inputs: Inputs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Compute the context (B, H, N1, dh) and row_max, row_log, log_total (B, H, N1), in float32.
+def forward(inputs: Inputs) -> tuple[Tensor, Statistics]:
+    """Compute the context (B, H, N1, dh), and what the backward pass wants to know, in float32.
 
     Raises:
         MemoryError: if a thread finds no room for its rows of scores.
     """
-    problem, keep = _problem(inputs)
+    problem, keep = _problem(inputs, inputs.metric)
     B, H, N1, _ = inputs.query.shape
     out = torch.empty_permuted((B, H, N1, problem.DH), (0, 2, 1, 3), dtype=torch.float32, device=inputs.query.device)
     load().padapter_prepare(out.data_ptr(), out.nbytes)
-    statistics = [inputs.query.new_empty(B, H, N1, dtype=torch.float32) for _ in range(3)]
+    statistics = Statistics.empty(inputs.query, inputs.key.shape[2], sizes=inputs.distances)
     _point(problem, out=out)
-    _array(problem, row_max=statistics[0], row_log=statistics[1], log_total=statistics[2])
+    _array(problem, **statistics._asdict())
     _run("padapter_forward", problem)
     del keep
     width = inputs.value.shape[-1]
-    return out if width == problem.DH else out[..., :width], statistics[0], statistics[1], statistics[2]
+    return out if width == problem.DH else out[..., :width], statistics
 
 
-def backward(inputs: Inputs, upstream: Tensor, out: Tensor, statistics: tuple[Tensor, ...], columns: bool) -> Gradients:
+def backward(inputs: Inputs, upstream: Tensor, out: Tensor, statistics: Statistics, columns: bool) -> Gradients:
     """Compute the gradients of everything but the mask.
 
     Args:
         inputs: those of the forward pass.
         upstream: (B, H, N1, dh).
         out: the context.
-        statistics: row_max, row_log, log_total.
+        statistics: those of the forward pass.
         columns: whether gradients of key, value and near_value are wanted.
 
     Raises:
         MemoryError: as `forward`.
     """
-    problem, keep = _problem(inputs)
+    problem, keep = _problem(inputs, None if inputs.metric is None else inputs.metric @ inputs.metric.mT)
     B, H = inputs.query.shape[:2]
     restarts, near = inputs.restart is not None, inputs.distances
     rows = {"d_query": (inputs.query, problem.N1, problem.DK)}
@@ -95,8 +95,7 @@ def backward(inputs: Inputs, upstream: Tensor, out: Tensor, statistics: tuple[Te
     _point(problem, upstream=read[0], out=read[1], **targets)
     d_p = inputs.p.new_empty(B, H, dtype=torch.float32)
     d_restart = torch.empty_like(d_p) if restarts else None
-    row_max, row_log, log_total = statistics
-    _array(problem, row_max=row_max, row_log=row_log, log_total=log_total, d_p=d_p, d_restart=d_restart)
+    _array(problem, **statistics._asdict(), d_p=d_p, d_restart=d_restart)
     _run("padapter_backward", problem)
     del keep
     cut = {name: tensor[..., : rows[name][0].shape[-1]] for name, tensor in found.items()}
@@ -106,8 +105,8 @@ def backward(inputs: Inputs, upstream: Tensor, out: Tensor, statistics: tuple[Te
     )  # fmt: skip
 
 
-def _problem(inputs: Inputs) -> tuple[_Problem, list[Any]]:
-    """The problem without its outputs, and the tensors that it points into."""
+def _problem(inputs: Inputs, metric: Tensor | None) -> tuple[_Problem, list[Any]]:
+    """The problem without its outputs, with the metric as its pass wants it, and the tensors that it points into."""
     library = load()
     panel = library.padapter_panel()
     if library.padapter_problem_size() != ctypes.sizeof(_Problem):
@@ -122,9 +121,9 @@ def _problem(inputs: Inputs) -> tuple[_Problem, list[Any]]:
         return None if tensor is None else made.setdefault(id(tensor), _readable(tensor))
 
     tensors = {name: readable(it) for name, it in zip(_VIEWS, (query, key, value, node, x, y), strict=False)}
-    if inputs.metric is not None:
-        short = -inputs.metric.shape[-1] % panel
-        tensors["metric"] = _readable(torch.nn.functional.pad(inputs.metric, (0, short, 0, short))).unsqueeze(0)
+    if metric is not None:
+        short = -metric.shape[-1] % panel
+        tensors["metric"] = _readable(torch.nn.functional.pad(metric, (0, short, 0, short))).unsqueeze(0)
     tensors["mask"] = None if inputs.mask is None else _added(inputs.mask, N2).expand(B, H, N1, N2)
     problem = _Problem()
     _point(problem, **tensors)

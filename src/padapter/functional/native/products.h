@@ -62,15 +62,6 @@ static void times_panels(
     }
 }
 
-/* C (m, columns) = A^T B, or += A^T B, with A (n, m), B (n, columns) in plain rows. */
-static void transposed_times(
-    long m, long n, long columns, const float *a, long an, const float *b, long bn, float *c, long cm, int add)
-{
-    for (long j = 0; j < m; j += ROWS)
-        for (long column = 0; column < columns; column += PANEL)
-            tiles(least_of(ROWS, m - j), n, a + j, 1, an, b + column, bn, c + j * cm + column, cm, add);
-}
-
 /* Rows (m, width) as panels of (m, PANEL). */
 static void pack(long m, long width, const float *rows, long stride, float *panels)
 {
@@ -79,6 +70,18 @@ static void pack(long m, long width, const float *rows, long stride, float *pane
             store(panels, load(rows + j * stride + column));
             store(panels + LANES, load(rows + j * stride + column + LANES));
         }
+}
+
+/* C (m, columns) = A^T B, or += A^T B, with A (n, m) and B (n, columns) in plain rows. B is packed first, into `panels`:
+   rows that lie far apart, in steps of a power of 2, would push each other out of the first cache. */
+static void transposed_times(
+    long m, long n, long columns, const float *a, long an, const float *b, long bn, float *panels, float *c, long cm,
+    int add)
+{
+    pack(n, columns, b, bn, panels);
+    for (long j = 0; j < m; j += ROWS)
+        for (long column = 0; column < columns; column += PANEL)
+            tiles(least_of(ROWS, m - j), n, a + j, 1, an, panels + column * n, PANEL, c + j * cm + column, cm, add);
 }
 
 /* Eight rows of eight numbers, transposed. */

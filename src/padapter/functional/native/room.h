@@ -30,9 +30,10 @@ typedef struct {
     float *y2;                                /* (N2,): |y_j|^2, 0 behind the last */
     float *e_sums;                            /* (N2,): sums of e over queries */
     float *a, *b, *c;                         /* rows of scores */
-    float *metric, *metric_transposed;        /* panels: (DH, DH), R and R^T */
-    float *x, *d_x;                           /* (rows, DH): behind R */
-    float *y, *d_y;                           /* (N2, DH): behind R */
+    float *packed;                            /* (rows, DK | DH): rows of queries or query nodes */
+    float *metric;                            /* panels: (DH, DH), R or R R^T */
+    float *x, *d_x;                           /* (rows, DH): times it */
+    float *y, *d_y;                           /* (N2, DH): times it */
 } Room;
 
 #define PARTS 17
@@ -41,7 +42,7 @@ static int make_room(const Problem *it, Room *room)
 {
     const long backward = it->backward;
     const long m = padded(it->N2), rows = block_rows(it), near = it->x.at != 0, metric = it->metric.at != 0;
-    const long same = it->y.at == it->value.at && !metric, apart = near && !same;
+    const long same = it->y.at == it->value.at && (backward || !metric), apart = near && !same;
     const long DK = it->DK, DH = it->DH;
     const struct {
         float **part;
@@ -58,12 +59,12 @@ static int make_room(const Problem *it, Room *room)
         {&room->a, rows * m},
         {&room->b, near * rows * m},
         {&room->c, backward * rows * m},
+        {&room->packed, (it->d_key.at != 0) * rows * (DK > DH ? DK : DH)},
         {&room->metric, metric * DH * DH},
-        {&room->metric_transposed, metric * backward * DH * DH},
         {&room->x, metric * rows * DH},
         {&room->d_x, metric * backward * rows * DH},
-        {&room->y, metric * m * DH},
-        {&room->d_y, metric * backward * m * DH},
+        {&room->y, metric * !backward * m * DH},
+        {&room->d_y, metric * (it->d_y.at != 0) * m * DH},
     };
     long total = 0;
     for (int i = 0; i < PARTS; i++) total += (parts[i].size + 15) / 16 * 16;
@@ -94,17 +95,31 @@ static inline float dot(const float *a, const float *b, long width)
     return sum_of(sum);
 }
 
-/* Reads a pair, and returns the value nodes whose distances are taken. */
+static inline float size_of(Rows x, long i, long width) { return dot(x.at + i * x.row, x.at + i * x.row, width); }
+
+/* C (n, columns) = A (n, depth) B, as `times_panels`, but what is 0 in the first rows of a panel is left out: R is a
+   triangle where it comes from a projection. */
+static void times_triangle(long n, long depth, long columns, Rows a, const float *panels, float *c, long ci)
+{
+    for (long column = 0; column < columns; column += PANEL, panels += PANEL * depth) {
+        long zeros = 0;
+        while (zeros < PANEL * depth && panels[zeros] == 0.0f) zeros++;
+        const long skip = zeros / PANEL;
+        for (long i = 0; i < n; i += ROWS)
+            tiles(least_of(ROWS, n - i), depth - skip, a.at + i * a.row + skip, a.row, 1, panels + skip * PANEL, PANEL,
+                  c + i * ci + column, ci, 0);
+    }
+}
+
+/* Reads a pair, and returns the value nodes whose distances are taken: behind R in the forward pass. */
 static Rows read_pair(const Problem *it, long batch, long head, Room *room, int backward)
 {
     const float *key = row_of(it->key, batch, head / it->key_groups, 0);
     const float *value = row_of(it->value, batch, head / it->value_groups, 0);
     Rows y = rows_of(it->y, batch, head / it->y_groups, 0);
-    if (it->metric.at) {
-        const float *R = row_of(it->metric, 0, head, 0);
-        pack(it->DH, it->DH, R, it->metric.row, room->metric);
-        if (backward) pack_transposed(it->DH, it->DH, R, it->metric.row, room->metric_transposed);
-        times_panels(it->N2, it->DH, it->DH, y.at, y.row, room->metric, room->y, it->DH, 0);
+    if (it->metric.at) pack(it->DH, it->DH, row_of(it->metric, 0, head, 0), it->metric.row, room->metric);
+    if (it->metric.at && !backward) {
+        times_triangle(it->N2, it->DH, it->DH, y, room->metric, room->y, it->DH);
         y = (Rows){room->y, it->DH};
     }
     const int same = y.at == value; /* distances of the values themselves */
@@ -113,18 +128,20 @@ static Rows read_pair(const Problem *it, long batch, long head, Room *room, int 
         room->node_rows = room->value_rows;
     }
     pack_transposed(it->N2, it->DK, key, it->key.row, room->keys);
-    pack(it->N2, it->DH, value, it->value.row, room->value_rows);
+    if (!backward || same) pack(it->N2, it->DH, value, it->value.row, room->value_rows);
     if (backward || same) pack_transposed(it->N2, it->DH, value, it->value.row, room->values);
     if (y.at && !same) pack_transposed(it->N2, it->DH, y.at, y.row, room->nodes);
-    if (y.at)
-        for (long j = 0; j < padded(it->N2); j++)
-            room->y2[j] = j < it->N2 ? dot(y.at + j * y.row, y.at + j * y.row, it->DH) : 0.0f;
+    float *sizes = it->y_sizes + (batch * it->H + head) * it->N2;
+    for (long j = 0; y.at && j < padded(it->N2); j++) {
+        if (!backward && j < it->N2) sizes[j] = size_of(y, j, it->DH);
+        room->y2[j] = j < it->N2 ? sizes[j] : 0.0f;
+    }
     if (backward) pack(it->N2, it->DK, key, it->key.row, room->key_rows);
     if (backward && y.at && !same) pack(it->N2, it->DH, y.at, y.row, room->node_rows);
     return y;
 }
 
-/* Query nodes of a block whose distances are taken. */
+/* Query nodes of a block whose distances are taken: times R, or times R R^T in the backward pass. */
 static Rows read_block(const Problem *it, long batch, long head, long first, long rows, Room *room)
 {
     Rows x = rows_of(it->x, batch, head, first);
