@@ -62,8 +62,8 @@ class Reader:
     def __init__(self, model: str, task: Task, *, image_size: int | None = None, resize: str | None = None) -> None:
         from padapter.backbones import load_backbone
 
-        self.task = task
-        self.backbone = load_backbone(model)
+        self.backbone = load_backbone(model, asks=task.asks)
+        self.task = task.led_by(self.backbone.lead_in)
         self.backbone.preprocess(image_size=image_size, resize=resize)
 
     def read(self, row: dict[str, Any]) -> Seen:
