@@ -188,7 +188,7 @@ class CrossAttendingBackbone(SquarePictures):
             return []
         with evaluating(self.model):
             reading, lead_ins = self._read(images, prompts)
-            ids, mask = self._left(lead_ins, room=self.max_length - max_new_tokens)
+            ids, mask = self._prompts(lead_ins, room=self.max_length - max_new_tokens)
             new = self.search(
                 reading,
                 ids,
@@ -218,7 +218,7 @@ class CrossAttendingBackbone(SquarePictures):
         with evaluating(self.model):
             decoder = self.decoder
             reading, lead_ins = self._read(images, prompts)
-            ids, mask = self._left(lead_ins, room=self.max_length - max(map(len, tokens)))
+            ids, mask = self._prompts(lead_ins, room=self.max_length - max(map(len, tokens)))
             prefill = decoder(
                 input_ids=ids,
                 attention_mask=mask,
@@ -285,7 +285,7 @@ class CrossAttendingBackbone(SquarePictures):
         self.cut_prompts += sequence.prompt_cut
         return sequence
 
-    def _left(self, lead_ins: Sequence[str], room: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def _prompts(self, lead_ins: Sequence[str], room: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Left-padded ``[start] lead-in`` rows of at most ``room`` tokens, and their mask."""
         if room < 2:
             raise UserError(

@@ -236,7 +236,7 @@ def _costs(config: PretrainedConfig, rows: Mapping[Key, budget.Sized], *, asks: 
     found: dict[int, Cost | str] = {}
     for row in _distinct(rows).values():
         try:
-            found[id(row)] = measure(config, row.method, row.options, asks=asks)
+            found[id(row)] = measure(config, row.method, row.options, asks)
         except UserError as error:
             found[id(row)] = str(error)
     return {key: found[id(row)] for key, row in rows.items()}

@@ -75,8 +75,8 @@ def measure(
     config: PretrainedConfig,
     method: str,
     values: Mapping[str, Any],
-    *,
     asks: bool = True,
+    *,
     rows: int = ROWS,
     tokens: int = TOKENS,
 ) -> Cost:
@@ -166,7 +166,7 @@ def main() -> None:
     order = json.load(sys.stdin)
     forget_peak()
     given = order.pop("config")
-    config = AutoConfig.for_model(given["model_type"], **given)
+    config = AutoConfig.for_model(given.pop("model_type"), **given)
     seconds = run_steps(config, **order)
     later = sorted(seconds[1:])
     peak, own = peak_memory()
