@@ -242,6 +242,9 @@ def test_prompts_go_to_the_encoder_or_to_the_decoder(cases, images):
     assert rows("vqa", "what color?") == {"question_ids": "[CLS] what color ?", "input_ids": "[CLS] red [SEP]"}
     assert rows("sep", "what")["question_ids"] == "[CLS] what [SEP]"
     assert rows("vqa", "is [SEP] it")["question_ids"].count("[SEP]") == 0
+    batch = cases["vqa"].backbone.collate([TrainingExample(images[0], "what color", (("red", 1.0),))])
+    prompt = cases["vqa"].backbone.processor.tokenizer.convert_ids_to_tokens(cases["vqa"].backbone.prompt_ids(batch))
+    assert prompt == ["[CLS]", "what", "color", "[CLS]"]
     assert rows("caption", "a") == {"input_ids": "[CLS] a red [SEP]"}
     assert rows("caption", "") == {"input_ids": "[CLS] red [SEP]"}
 

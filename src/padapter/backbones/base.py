@@ -207,6 +207,11 @@ class Backbone(ABC):
             ValueError: If an example has no target, an empty target or a weight that is not positive.
         """
 
+    def prompt_ids(self, batch: Mapping[str, torch.Tensor]) -> list[int]:
+        """What became of the prompt of the first sequence of a batch of :meth:`collate`, wherever it is read."""
+        given = batch["attention_mask"][0].bool() & (batch["labels"][0] < 0)
+        return list(batch["input_ids"][0][given].tolist())
+
     @abstractmethod
     def training_module(self, loss_reduction: LossReduction) -> nn.Module:
         """Return a module that maps a batch of ``collate`` to ``{"loss", "logits"}``.

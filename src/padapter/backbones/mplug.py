@@ -134,6 +134,13 @@ class MPlugBackbone(CrossAttendingBackbone):
         mask = pad_right([[1] * len(row) for row in rows], 0)
         return self.question_fields(self.base_model, pad_right(rows, self.pad_id), mask)
 
+    def prompt_ids(self, batch: Mapping[str, torch.Tensor]) -> list[int]:
+        """See :meth:`Backbone.prompt_ids`: the question, and what the decoder begins with."""
+        given = super().prompt_ids(batch)
+        if not self.asks:
+            return given
+        return [*batch[QUESTIONS][0][batch[QUESTION_MASK][0].bool()].tolist(), *given]
+
     @classmethod
     def attended(cls, model: Any, states: torch.Tensor, fields: Fields) -> Attended:
         """See :meth:`CrossAttendingBackbone.attended`: image, and question behind it, both (R, N + L, d) as fused."""
