@@ -20,7 +20,13 @@ SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 def tiny_config(words: int, *, size: int = 32, dropout: float = 0.0, **text) -> MPlugConfig:
     """Width 32, four heads, four patches along each side; layer 1 of the fusion network is connected."""
-    tower = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    tower = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "initializer_range": 0.25,  # with the default, 0.02, inputs hardly show in outputs
+    }
     return MPlugConfig(
         vision_config={**tower, "image_size": size, "patch_size": size // 4, "attention_dropout": dropout},
         text_config={
@@ -37,6 +43,7 @@ def tiny_config(words: int, *, size: int = 32, dropout: float = 0.0, **text) -> 
             "eos_token_id": 3,
             **text,
         },
+        initializer_range=0.25,
     )
 
 
