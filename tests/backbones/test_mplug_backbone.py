@@ -229,6 +229,29 @@ def test_adapted_models_rank_write_and_train_as_one(images, name, arrangement):
     assert texts == [backbone.generate([i], [p], **options)[0] for i, p in zip(images, case.prompts, strict=True)]
 
 
+def test_adapters_in_all_that_reads_questions_learn_and_leave_rows_apart(images):
+    """Padding of a shorter question is no node of any graph; captions have no such parts."""
+    case, method = Case("vqa"), get_method("p-adapter")
+    options = method.parse({"p": "1.4", "mu": "0.3", "where": "text_encoder,fusion,decoder"})
+    method.apply(case.backbone, options)
+    case.backbone.model.double().eval()
+    generator = torch.Generator().manual_seed(5)
+    trained = {name: value for name, value in case.backbone.model.named_parameters() if value.requires_grad}
+    with torch.no_grad():
+        for name, value in trained.items():
+            if "_p." not in name and "_mu." not in name:
+                value.add_(0.3 * torch.randn(value.shape, generator=generator))
+    batch = torch.tensor(case.backbone.rank(images, case.prompts, CANDIDATES))
+    alone = [case.backbone.rank([i], [p], CANDIDATES)[0] for i, p in zip(images, case.prompts, strict=True)]
+    torch.testing.assert_close(batch, torch.tensor(alone), **TOLERANCE)
+    examples = [TrainingExample(i, p, (("a red dog", 1.0),)) for i, p in zip(images, case.prompts, strict=True)]
+    case.backbone.training_module("sequence")(**case.backbone.collate(examples))["loss"].backward()
+    assert {name.split(".")[2] for name in trained} == {"text_encoder", "fusion_encoder", "text_decoder"}
+    assert [name for name, value in trained.items() if value.grad is None] == []
+    with pytest.raises(UserError, match="fusion"):
+        method.apply(Case("caption").backbone, method.parse({"where": "fusion"}))
+
+
 def test_prompts_go_to_the_encoder_or_to_the_decoder(cases, images):
     def rows(name, prompt):
         batch = cases[name].backbone.collate([TrainingExample(images[0], prompt, (("red", 1.0),))])
