@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import mplug_reference as reference
 import numpy as np
 import pytest
@@ -108,6 +110,12 @@ def case(request, cases):
 
 
 @pytest.fixture
+def fresh(cases):
+    """Makes copies of a case, to be changed."""
+    return lambda name: copy.deepcopy(cases[name])
+
+
+@pytest.fixture
 def images():
     return [make_image(seed, side=2) for seed in range(4)]
 
@@ -196,9 +204,9 @@ def test_every_image_and_every_question_about_it_is_read_once(cases, images):
 
 @pytest.mark.parametrize("arrangement", ["vqa", "caption"])
 @pytest.mark.parametrize("name", METHODS)
-def test_adapted_models_rank_write_and_train_as_one(images, name, arrangement):
+def test_adapted_models_rank_write_and_train_as_one(fresh, images, name, arrangement):
     """Ranks against a full forward of the decoder per candidate; the loss against the ranks."""
-    case = Case(arrangement)
+    case = fresh(arrangement)
     backbone, method = case.backbone, get_method(name)
     before = torch.tensor(backbone.rank(images, case.prompts, CANDIDATES))
     method.apply(backbone, method.parse(METHODS[name]))
@@ -229,9 +237,9 @@ def test_adapted_models_rank_write_and_train_as_one(images, name, arrangement):
     assert texts == [backbone.generate([i], [p], **options)[0] for i, p in zip(images, case.prompts, strict=True)]
 
 
-def test_adapters_in_all_that_reads_questions_learn_and_leave_rows_apart(images):
+def test_adapters_in_all_that_reads_questions_learn_and_leave_rows_apart(fresh, images):
     """Padding of a shorter question is no node of any graph; captions have no such parts."""
-    case, method = Case("vqa"), get_method("p-adapter")
+    case, method = fresh("vqa"), get_method("p-adapter")
     options = method.parse({"p": "1.4", "mu": "0.3", "where": "text_encoder,fusion,decoder"})
     method.apply(case.backbone, options)
     case.backbone.model.double().eval()
@@ -249,7 +257,7 @@ def test_adapters_in_all_that_reads_questions_learn_and_leave_rows_apart(images)
     assert {name.split(".")[2] for name in trained} == {"text_encoder", "fusion_encoder", "text_decoder"}
     assert [name for name, value in trained.items() if value.grad is None] == []
     with pytest.raises(UserError, match="fusion"):
-        method.apply(Case("caption").backbone, method.parse({"where": "fusion"}))
+        method.apply(fresh("caption").backbone, method.parse({"where": "fusion"}))
 
 
 def test_prompts_go_to_the_encoder_or_to_the_decoder(cases, images):
@@ -272,8 +280,8 @@ def test_prompts_go_to_the_encoder_or_to_the_decoder(cases, images):
     assert rows("caption", "") == {"input_ids": "[CLS] red [SEP]"}
 
 
-def test_long_questions_lose_their_beginning(images):
-    backbone = Case("vqa", trailing_sep=True).backbone
+def test_long_questions_lose_their_beginning(fresh, images):
+    backbone = fresh("sep").backbone
     backbone.max_length = 5
     batch = backbone.collate(
         [TrainingExample(images[0], prompt, (("a red dog", 1.0),)) for prompt in ("what color is the dog", "what")]
@@ -286,12 +294,11 @@ def test_long_questions_lose_their_beginning(images):
 
 
 @pytest.mark.parametrize("name", ["vqa", "bridge", "caption"])
-def test_kept_features_give_the_same_numbers(name, images, tmp_path):
+def test_kept_features_give_the_same_numbers(fresh, name, images, tmp_path):
     """Float32, since what is kept is half as precise; and they are those of the encoder, before the bridge."""
-    sizes = {"vision_width": 12} if name == "bridge" else {}
 
     def make():
-        case = Case("caption" if name == "caption" else "vqa", **sizes)
+        case = fresh(name)
         case.backbone.model.float().requires_grad_(False)
         return case
 
@@ -315,16 +322,16 @@ def test_kept_features_give_the_same_numbers(name, images, tmp_path):
     assert losses[0] == losses[1] == pytest.approx(loss(plain.backbone), rel=1e-2)
 
 
-def test_features_of_an_encoder_with_dropout_are_not_kept(tmp_path):
-    case = Case("vqa")
+def test_features_of_an_encoder_with_dropout_are_not_kept(fresh, tmp_path):
+    case = fresh("vqa")
     case.backbone.base_model.vision_model.config.attention_dropout = 0.1
     case.backbone.model.requires_grad_(False)
     with pytest.raises(UserError, match=r"--cache-features: .*dropout.*attention_dropout.*config\.json"):
         case.backbone.cache_features(tmp_path, precision="fp32", training=True)
 
 
-def test_the_frozen_image_encoder_builds_no_graph(images):
-    case = Case("vqa", vision_width=12)
+def test_the_frozen_image_encoder_builds_no_graph(fresh, images):
+    case = fresh("bridge")
     backbone, seen = case.backbone, []
     batch = backbone.collate([TrainingExample(images[0], "what", (("red", 1.0),))])
     backbone.base_model.vision_model.requires_grad_(False)
@@ -336,10 +343,10 @@ def test_the_frozen_image_encoder_builds_no_graph(images):
     assert backbone.base_model.bridge.dense.weight.grad.abs().sum() > 0
 
 
-def test_rows_of_every_part_take_part(images):
-    """Nothing that answers need stays without a gradient in full fine-tuning, and nothing that captions have."""
+def test_nothing_that_is_trained_stays_without_a_gradient(fresh, images):
+    """In full fine-tuning, of the model that answers and of the one that writes captions."""
     for arrangement in ("vqa", "caption"):
-        case = Case(arrangement)
+        case = fresh(arrangement)
         backbone = case.backbone
         full = get_method("full")
         full.apply(backbone, full.parse({}))
