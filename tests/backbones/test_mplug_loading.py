@@ -18,6 +18,7 @@ from padapter.models.mplug import MPlugForConditionalGeneration, MPlugForQuestio
 from padapter.models.mplug.positions import resize_positions
 
 WORDS = BLIP_WORDS[5:]
+CLOSE = {"rtol": 1e-5, "atol": 1e-4}
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +54,8 @@ def test_captions_of_both_folders_are_the_same(folders):
     whole, captioner = (load_backbone(folders[kind], asks=False) for kind in ("vqa", "caption"))
     captioner.model.load_state_dict(whole.model.state_dict())
     images = [make_image(seed) for seed in range(2)]
-    assert whole.rank(images, ["", ""], ["red", "a dog"]) == captioner.rank(images, ["", ""], ["red", "a dog"])
+    found = [each.rank(images, ["", ""], ["red", "a dog"]) for each in (whole, captioner)]
+    np.testing.assert_allclose(*found, **CLOSE)
 
 
 def test_questions_to_a_captioner_are_refused(folders):
@@ -75,7 +77,7 @@ def test_attention_is_as_asked_and_changes_nothing_but_rounding(folders):
     fused, eager = (load_backbone(folders["vqa"], attention=kind, asks=True) for kind in ("sdpa", "eager"))
     assert [each.model.config._attn_implementation for each in (fused, eager)] == ["sdpa", "eager"]
     asked = [make_image(0), make_image(1)], ["what color", "is it a dog ?"]
-    assert np.allclose(fused.rank(*asked, ["red", "a dog"]), eager.rank(*asked, ["red", "a dog"]), atol=1e-5)
+    np.testing.assert_allclose(fused.rank(*asked, ["red", "a dog"]), eager.rank(*asked, ["red", "a dog"]), **CLOSE)
 
 
 def test_a_tokenizer_of_another_model_is_refused(tmp_path):
@@ -99,7 +101,7 @@ def test_another_image_size_interpolates_positions_bilinearly(folders):
     again.preprocess_as(record)
     assert again.preprocessing() == record
     asked = [make_image(0, 31).resize((31, 12))], ["what"]
-    assert again.rank(*asked, ["red", "a dog"]) == backbone.rank(*asked, ["red", "a dog"])
+    np.testing.assert_allclose(again.rank(*asked, ["red", "a dog"]), backbone.rank(*asked, ["red", "a dog"]), **CLOSE)
     with pytest.raises(UserError, match=r"--image-size: the model sees patches of 8 px; .* such as 32, not 30"):
         backbone.preprocess(image_size=30)
 
@@ -110,11 +112,12 @@ def test_full_fine_tuning_saves_the_arrangement_that_was_trained(folders, tmp_pa
         backbone = load_backbone(folders["vqa"], asks=asks)
         full.apply(backbone, full.parse({}))
         with torch.no_grad():
-            backbone.decoder.cls["predictions"].decoder.bias += 1.0
+            backbone.decoder.cls["predictions"].decoder.bias[7] += 3.0
         full.save(backbone, tmp_path / str(asks))
         other = load_backbone(folders["vqa"], asks=asks)
         full.load(other, tmp_path / str(asks))
         asked = [make_image(0)], ["what" if asks else ""]
-        wanted = backbone.rank(*asked, ["red", "a dog"])
-        assert other.rank(*asked, ["red", "a dog"]) == wanted
-        assert load_backbone(str(tmp_path / str(asks)), asks=asks).rank(*asked, ["red", "a dog"]) == wanted
+        again = load_backbone(str(tmp_path / str(asks)), asks=asks)
+        first, second, third = (each.rank(*asked, ["red", "a dog"]) for each in (backbone, other, again))
+        np.testing.assert_allclose(second, first, **CLOSE)
+        np.testing.assert_allclose(third, first, **CLOSE)
