@@ -46,7 +46,8 @@ def reduction(factors: tuple[int, ...], quick: bool, repeats: int) -> Iterator[d
 
 def training_step(method: str, factor: int, quick: bool) -> Callable[[], Any]:
     """A function that makes one step."""
-    from padapter.backbones.blip import BlipTrainingModule
+    from padapter.backbones import BlipBackbone
+    from padapter.backbones.steps import bare_training, random_batch
     from padapter.comparison.counting import skeletons_of
     from padapter.methods import get_method
 
@@ -55,14 +56,9 @@ def training_step(method: str, factor: int, quick: bool) -> Callable[[], Any]:
     backbone = skeletons_of(config)("cpu")
     chosen = get_method(method)
     chosen.apply(backbone, chosen.parse({"reduction_factor": factor}))
-    module = BlipTrainingModule(backbone.model, "sequence").train()
+    module = bare_training(BlipBackbone, backbone.model, "sequence").train()
     optimizer = torch.optim.AdamW([value for value in module.parameters() if value.requires_grad], lr=1e-4)
-    side = config.vision_config.image_size
-    ids = torch.randint(5, 64, (ROWS, 40))
-    batch = {
-        "pixel_values": torch.randn(ROWS, 3, side, side), "image_index": torch.arange(ROWS), "input_ids": ids,
-        "attention_mask": torch.ones_like(ids), "labels": ids, "weights": torch.ones(ROWS),
-    }  # fmt: skip
+    batch = random_batch(BlipBackbone, backbone.base_model, rows=ROWS, tokens=40)
 
     def step() -> None:
         optimizer.zero_grad()

@@ -82,7 +82,7 @@ def test_an_unknown_family_lists_the_known_ones(tmp_path):
     BertConfig().save_pretrained(str(tmp_path))
     with pytest.raises(UserError, match=r"type 'bert', which is no image-text.*Known model types: .*blip, .*llava, "):
         load_backbone(str(tmp_path))
-    assert list(BACKBONES) == ["blip"]
+    assert list(BACKBONES) == ["blip", "mplug"]
 
 
 def test_a_hub_id_while_offline(monkeypatch):

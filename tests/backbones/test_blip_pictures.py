@@ -13,7 +13,7 @@ from tiny_image_text import save
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
 from padapter.backbones import load_backbone
-from padapter.backbones.blip_pictures import resize_positions
+from padapter.backbones.blip import resize_positions
 from padapter.errors import UserError
 from padapter.models import builtin_path
 

@@ -8,7 +8,7 @@ from transformers import AutoConfig, BlipConfig
 
 from padapter.backbones import load_backbone
 from padapter.comparison.budget import COLUMNS, find_size, lines, match, table
-from padapter.comparison.counting import build, count, skeletons_like, skeletons_of
+from padapter.comparison.counting import count, skeletons_of
 from padapter.errors import UserError
 from padapter.methods import METHODS, get_method, peft_methods, trainable_parameters
 from padapter.models.shapes_blip import build_config
@@ -91,10 +91,11 @@ def test_the_chosen_size_is_the_nearest_of_all(name, counted):
 
 def test_counts_are_those_of_a_model_with_weights():
     backbone = load_backbone("shapes-blip")
+    skeletons = skeletons_of(backbone.base_model.config)
     for method in ("p-adapter", "adapter", "lora", "prefix", "full", "vera", "shira"):
-        fresh = skeletons_like(backbone)("cpu")
+        fresh = skeletons("cpu")
         get_method(method).apply(fresh, get_method(method).parse({}))
-        counted = count(method, {}, skeletons_like(backbone))
+        counted = count(method, {}, skeletons)
         assert (counted.trainable, counted.total) == trainable_parameters(fresh.model)
         assert counted.base == trainable_parameters(backbone.model)[1] == 2_658_659
         assert counted.fraction == counted.trainable / counted.total
@@ -220,5 +221,5 @@ def test_options_that_fit_no_size_are_reported_as_such():
 def test_building_a_model_leaves_its_configuration_alone():
     config = build_config()
     before = config.to_dict()
-    build(config)
+    skeletons_of(config)("meta")
     assert config.to_dict() == before

@@ -37,7 +37,7 @@ def test_a_run_gives_the_same_with_and_without(options, data, tmp_path, task):
 
 def test_an_evaluation_uses_what_the_run_has_kept(options, data, monkeypatch):
     run = train(options(eval=data["vqa"], cache_features=True)).output
-    monkeypatch.setattr("padapter.backbones.blip.encode_images", lambda *_: pytest.fail("encoded again"))
+    monkeypatch.setattr("padapter.backbones.cross_attending.encode_images", lambda *_: pytest.fail("encoded again"))
     monkeypatch.setattr("padapter.backbones.features.FeatureCache._encoded", lambda *_: pytest.fail("encoded again"))
     with pytest.raises(pytest.fail.Exception):
         evaluate_source(EvalOptions(run=str(run), data=data["vqa"], quiet=True))

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from PIL import Image
@@ -56,6 +56,10 @@ class Backbone(ABC):
     parts: Mapping[Part, str]
     #: Names of the attention projections of each part that LoRA adapts by default.
     projections: Mapping[Part, tuple[str, ...]]
+    #: Whether the model has another arrangement, with fewer parameters, for tasks that ask nothing (captions).
+    captions_apart: ClassVar[bool] = False
+    #: What these models' captions follow where nobody says otherwise; None: the task's own words.
+    lead_in: ClassVar[str | None] = None
 
     def __init__(self, model: nn.Module, processor: Any, name: str, max_length: int) -> None:
         self.model = model
@@ -148,7 +152,29 @@ class Backbone(ABC):
 
     @classmethod
     @abstractmethod
-    def load(cls, path: str | Path, *, name: str, dtype: torch.dtype, attention: str = "sdpa") -> Backbone:
+    def build(cls, config: Any, *, asks: bool = True) -> nn.Module:
+        """A model of this family with random weights, on torch's current device.
+
+        Args:
+            config: of transformers; the model keeps it.
+            asks: see :func:`padapter.backbones.load_backbone`.
+        """
+
+    @classmethod
+    def anatomy(cls, model: nn.Module) -> tuple[Mapping[Part, str], Mapping[Part, tuple[str, ...]]]:
+        """``parts`` and ``projections`` of a model of this family, which has no PEFT wrapper."""
+        return cls.parts, cls.projections
+
+    @property
+    def auto_class(self) -> str:
+        """Name of the Auto class of transformers that loads this model."""
+        return "AutoModelForImageTextToText"
+
+    @classmethod
+    @abstractmethod
+    def load(
+        cls, path: str | Path, *, name: str, dtype: torch.dtype, attention: str = "sdpa", asks: bool | None = None
+    ) -> Backbone:
         """Load model and processor from a folder or hub id.
 
         Args:
@@ -156,6 +182,7 @@ class Backbone(ABC):
             name: What the user called the model.
             dtype: Type of the weights in memory.
             attention: "sdpa" or "eager", see :func:`padapter.backbones.load_backbone`.
+            asks: see there.
 
         Returns:
             The backbone.
@@ -180,6 +207,11 @@ class Backbone(ABC):
             ValueError: If an example has no target, an empty target or a weight that is not positive.
         """
 
+    def prompt_ids(self, batch: Mapping[str, torch.Tensor]) -> list[int]:
+        """What became of the prompt of the first sequence of a batch of :meth:`collate`, wherever it is read."""
+        given = batch["attention_mask"][0].bool() & (batch["labels"][0] < 0)
+        return list(batch["input_ids"][0][given].tolist())
+
     @abstractmethod
     def training_module(self, loss_reduction: LossReduction) -> nn.Module:
         """Return a module that maps a batch of ``collate`` to ``{"loss": (), "logits": (K, V)}``.
@@ -203,7 +235,7 @@ class Backbone(ABC):
         num_beams: int = 1,
         max_new_tokens: int = 20,
         min_new_tokens: int = 0,
-        length_penalty: float = 1.0,
+        length_penalty: float | None = None,
     ) -> list[str]:
         """Write a continuation for each (image, prompt); the result does not depend on how rows are batched.
 
@@ -213,7 +245,8 @@ class Backbone(ABC):
             num_beams: Width of the beam search; 1 is greedy.
             max_new_tokens: Longest continuation.
             min_new_tokens: Shortest continuation before the end token is allowed.
-            length_penalty: Exponent by which beam scores are divided by length.
+            length_penalty: Exponent of the length by which beam scores are divided; how they depend on it, and what
+                None stands for, is the family's: transformers' with 1, or that of mPLUG's published code with 0.6.
 
         Returns:
             The new text only, without special tokens.

@@ -143,7 +143,10 @@ def refuse_unless_frozen(encoder: nn.Module, training: bool) -> None:
             raise UserError(f"--cache-features: the image encoder draws at random ({name}); leave the option out")
     config = getattr(encoder, "config", None)
     if getattr(config, "attention_dropout", 0) or getattr(config, "drop_path_rate", 0):
-        raise UserError("--cache-features: the image encoder has dropout in its configuration; leave the option out")
+        raise UserError(
+            "--cache-features: the image encoder has dropout in its configuration; leave the option out, or set "
+            "attention_dropout and drop_path_rate of vision_config to 0 in the model's config.json"
+        )
 
 
 def encoder_digest(encoder: nn.Module, identity: Mapping[str, Any]) -> str:

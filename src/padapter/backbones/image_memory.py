@@ -16,11 +16,11 @@ class ImageLayer(DynamicLayer):
 
 
 def read_images(decoder: Any, states: torch.Tensor) -> DynamicCache:
-    """Compute what the cross-attention of BLIP's decoder remembers of images; it does not depend on the text.
+    """Compute what the cross-attention of a decoder remembers of images; it does not depend on the text.
 
     Args:
-        decoder: ``BlipTextLMHeadModel``, possibly with adapters injected.
-        states: (I, N, d) image states.
+        decoder: BLIP's or mPLUG's, possibly with adapters injected.
+        states: (I, N, d) image states, or whatever else it attends to.
 
     Returns:
         Keys and values (I, H, N, dh) of all layers.

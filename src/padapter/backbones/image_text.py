@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from padapter.backbones.continuations import Continuations
 from padapter.backbones.losses import labelled, next_token_loss
 from padapter.backbones.ranking import first_choices
 from padapter.backbones.sequences import IGNORE
+from padapter.backbones.weights import loading
 from padapter.data import Picture, opened
 from padapter.errors import UserError
 
@@ -47,7 +48,7 @@ class ImageTextTrainingModule(nn.Module):
         reduction: See :func:`padapter.backbones.losses.next_token_loss`.
     """
 
-    accepts_loss_kwargs = False  # as in BlipTrainingModule
+    accepts_loss_kwargs = False  # as in DecoderTraining
 
     def __init__(self, model: nn.Module, reduction: LossReduction) -> None:
         super().__init__()
@@ -96,17 +97,28 @@ class ImageTextBackbone(Backbone):
         self.continuations = Continuations(self)
 
     @classmethod
-    def load(cls, path: str | Path, *, name: str, dtype: torch.dtype, attention: str = "sdpa") -> ImageTextBackbone:
+    def build(cls, config: Any, *, asks: bool = True) -> nn.Module:
+        """See :meth:`Backbone.build`."""
+        model: nn.Module = AutoModelForImageTextToText.from_config(config)
+        return model
+
+    @classmethod
+    def anatomy(cls, model: nn.Module) -> tuple[Mapping[Part, str], Mapping[Part, tuple[str, ...]]]:
+        """See :meth:`Backbone.anatomy`; found out from the table of architectures."""
+        return anatomy(model)
+
+    @classmethod
+    def load(
+        cls, path: str | Path, *, name: str, dtype: torch.dtype, attention: str = "sdpa", asks: bool | None = None
+    ) -> ImageTextBackbone:
         """See :meth:`Backbone.load`."""
         # Left alone, transformers takes SDPA for the families that support it.
         chosen = "eager" if attention == "eager" else None
-        try:
+        with loading(name):
             model, report = AutoModelForImageTextToText.from_pretrained(
                 path, dtype=dtype, attn_implementation=chosen, output_loading_info=True
             )
             processor = AutoProcessor.from_pretrained(path)
-        except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
-            raise UserError(f"model '{name}' cannot be loaded: {error}") from error
         if report["missing_keys"]:
             some = ", ".join(sorted(report["missing_keys"])[:3])
             raise UserError(f"model '{name}' lacks {len(report['missing_keys'])} weights, e.g. {some}.")
@@ -153,7 +165,7 @@ class ImageTextBackbone(Backbone):
         num_beams: int = 1,
         max_new_tokens: int = 20,
         min_new_tokens: int = 0,
-        length_penalty: float = 1.0,
+        length_penalty: float | None = None,
     ) -> list[str]:
         """See :meth:`Backbone.generate`."""
         if not prompts:
@@ -165,7 +177,7 @@ class ImageTextBackbone(Backbone):
             num_beams=num_beams,
             max_new_tokens=max_new_tokens,
             min_new_tokens=min_new_tokens,
-            length_penalty=length_penalty,
+            length_penalty=1.0 if length_penalty is None else length_penalty,
             bos_token_id=self.processor.tokenizer.bos_token_id,
             eos_token_id=self.end_id,
             pad_token_id=self.pad_id,

@@ -12,16 +12,23 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 from padapter.backbones.base import ATTENTIONS, Backbone
 from padapter.backbones.blip import BlipBackbone
 from padapter.backbones.image_text import ImageTextBackbone
+from padapter.backbones.mplug import MPlugBackbone
 from padapter.errors import UserError
 from padapter.models import BUILTIN_MODELS, builtin_path
 
-BACKBONES: dict[str, type[Backbone]] = {"blip": BlipBackbone}
+BACKBONES: dict[str, type[Backbone]] = {"blip": BlipBackbone, "mplug": MPlugBackbone}
 """Model families with a reading and writing of their own, by ``config.model_type``; others are `ImageTextBackbone`."""
 
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
-def load_backbone(model_id_or_dir: str, *, dtype: torch.dtype | str | None = None, attention: str = "sdpa") -> Backbone:
+def load_backbone(
+    model_id_or_dir: str,
+    *,
+    dtype: torch.dtype | str | None = None,
+    attention: str = "sdpa",
+    asks: bool | None = None,
+) -> Backbone:
     """Load a vision-language model with its processor.
 
     Args:
@@ -31,28 +38,43 @@ def load_backbone(model_id_or_dir: str, *, dtype: torch.dtype | str | None = Non
         attention: How plain attention is computed: "sdpa", in one fused call
             (`torch.nn.functional.scaled_dot_product_attention`) wherever the model's family can, or "eager", step by
             step as transformers writes it. The results are the same but for rounding.
+        asks: Whether prompts will ask something about the picture (``Task.asks``). Families with one arrangement
+            for questions and another for captions load the one that is needed; the others do not care. None: the
+            arrangement that the folder holds.
 
     Returns:
         The backbone of the model's family.
 
     Raises:
         UserError: If there is no such model, it is an adapter rather than a model, its family is unknown, or
-            ``attention`` is another word.
+            ``attention`` is another word, or a model for captions is to be asked something.
     """
     if attention not in ATTENTIONS:
         raise UserError(f"attention '{attention}' is not one of {', '.join(ATTENTIONS)}.")
     name = str(model_id_or_dir)
     path = _locate(name)
-    model_type = _model_type(path, name)
-    family = BACKBONES.get(model_type)
-    if family is None and model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
-        family = ImageTextBackbone
-    if family is None:
-        raise UserError(
-            f"model '{name}' is of type '{model_type}', which is no image-text-to-text model of transformers. "
-            f"Known model types: {', '.join(sorted({*BACKBONES, *MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES}))}."
-        )
-    return family.load(path, name=name, dtype=_dtype(dtype), attention=attention)
+    family = family_of(_model_type(path, name), name)
+    return family.load(path, name=name, dtype=_dtype(dtype), attention=attention, asks=asks)
+
+
+def family_of(model_type: str, name: str) -> type[Backbone]:
+    """The family of backbones that reads and writes for models of a type.
+
+    Args:
+        model_type: of a configuration of transformers.
+        name: what the user calls the model.
+
+    Raises:
+        UserError: if there is none.
+    """
+    if model_type in BACKBONES:
+        return BACKBONES[model_type]
+    if model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+        return ImageTextBackbone
+    raise UserError(
+        f"model '{name}' is of type '{model_type}', which is no image-text-to-text model of transformers. "
+        f"Known model types: {', '.join(sorted({*BACKBONES, *MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES}))}."
+    )
 
 
 def _locate(name: str) -> str | Path:

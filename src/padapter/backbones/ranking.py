@@ -8,7 +8,7 @@ between the trees of a batch, and image and prompt are there once per row, not o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -109,7 +109,7 @@ def continuation_log_probs(
     cache: EncoderDecoderCache,
     mask: torch.Tensor,
     trees: Sequence[Tree],
-    encoder_states: torch.Tensor,
+    encoder: Mapping[str, torch.Tensor | None],
     pad: int,
 ) -> list[torch.Tensor]:
     """Sum the log-probabilities of what follows the first token of every candidate.
@@ -119,7 +119,8 @@ def continuation_log_probs(
         cache: What the prompts of R rows left behind; grows by the tokens of the trees.
         mask: (R, P) attention mask of these (left-padded) prompts.
         trees: One tree for each row.
-        encoder_states: (R, N, d) image states.
+        encoder: the decoder's arguments about what it attends to: ``encoder_hidden_states`` (R, N, d), and
+            ``encoder_attention_mask`` (R, N) or None.
         pad: Id that fills up the inputs.
 
     Returns:
@@ -137,10 +138,11 @@ def continuation_log_probs(
         input_ids=tokens.to(device),
         attention_mask=_additive(seen, decoder.dtype),
         position_ids=mask.sum(dim=1, keepdim=True) + depths.to(device),
-        encoder_hidden_states=encoder_states,
+        **encoder,
         past_key_values=cache,
         use_cache=True,
-    ).logits.float()  # (R, T, V)
+    ).logits  # (R, T, V)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     normalisers = logits.logsumexp(dim=-1)  # (R, T)
     found = []
     for row, tree in enumerate(trees):

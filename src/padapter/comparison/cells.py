@@ -26,6 +26,7 @@ class Cell:
         label: what people call the row; default its name.
         runs: how many trainings it takes: seeds, or learning rates to be tried.
         tuning: whether it only chooses a learning rate.
+        asks: whether its model reads questions apart; ``False`` for captions of a family with an arrangement for them.
     """
 
     benchmark: str
@@ -34,6 +35,7 @@ class Cell:
     label: str = ""
     runs: int = 1
     tuning: bool = False
+    asks: bool = True
 
     @property
     def train_options(self) -> TrainOptions:
@@ -53,16 +55,18 @@ class Key(NamedTuple):
     options: str
 
 
-def model_of(options: TrainOptions) -> str:
-    """What stands for a cell's model: its name, with the size of pictures where that is not left to the model."""
-    return options.model if options.image_size is None else f"{options.model} at {options.image_size} px"
+def model_of(cell: Cell) -> str:
+    """What stands for a cell's model: its name, with the size of pictures or the arrangement where that matters."""
+    options = cell.train_options
+    label = options.model if options.image_size is None else f"{options.model} at {options.image_size} px"
+    return label if cell.asks else f"{label} for captions"
 
 
 def settings_of(cell: Cell) -> Key:
     """The cell's method on its model; refuses options the method does not have."""
     options = cell.train_options
     parsed = get_method(options.method).parse(options.method_options)
-    return Key(model_of(options), cell.method, f"{options.method} {sorted(asdict(parsed).items(), key=str)}")
+    return Key(model_of(cell), cell.method, f"{options.method} {sorted(asdict(parsed).items(), key=str)}")
 
 
 def is_here(model: str) -> bool:

@@ -8,13 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
-from transformers import AutoModelForImageTextToText, PretrainedConfig
+from transformers import PretrainedConfig
 
-from padapter.backbones import Backbone
 from padapter.backbones.base import unwrapped
-from padapter.backbones.blip import BlipBackbone
-from padapter.backbones.image_text import anatomy
+from padapter.backbones.loading import family_of
 from padapter.errors import UserError
 from padapter.methods import get_method, trainable_parameters
 
@@ -70,40 +67,23 @@ SkeletonFactory = Callable[[str], Skeleton]
 """Makes a fresh skeleton on a device: ``meta`` or ``cpu``."""
 
 
-def skeletons_of(config: PretrainedConfig, name: str = "") -> SkeletonFactory:
+def skeletons_of(config: PretrainedConfig, name: str = "", *, asks: bool = True) -> SkeletonFactory:
     """Skeletons of a model that is known by its configuration only; needs no weights and no network.
 
     Args:
-        config: of transformers, for BLIP or any image-text-to-text model.
+        config: of transformers, for BLIP, mPLUG or any image-text-to-text model.
         name: what messages call the model; default its type.
+        asks: see :func:`padapter.backbones.load_backbone`.
     """
+    called = name or str(config.model_type)
 
     def make(device: str) -> Skeleton:
+        family = family_of(config.model_type, called)
         with torch.device(device):
-            model = build(config)
-        if config.model_type == "blip":
-            parts, projections = BlipBackbone.parts, BlipBackbone.projections
-        else:
-            parts, projections = anatomy(model)
-        return Skeleton(model, name or str(config.model_type), parts, projections)
+            model = family.build(copy.deepcopy(config), asks=asks)
+        return Skeleton(model, called, *family.anatomy(model))
 
     return make
-
-
-def skeletons_like(backbone: Backbone) -> SkeletonFactory:
-    """Skeletons of a loaded, unadapted model."""
-    return skeletons_of(backbone.base_model.config, backbone.name)
-
-
-def build(config: PretrainedConfig) -> nn.Module:
-    """A model with random weights, on torch's current device."""
-    from transformers import BlipForConditionalGeneration
-
-    config = copy.deepcopy(config)
-    if config.model_type == "blip":
-        return BlipForConditionalGeneration(config)
-    model: nn.Module = AutoModelForImageTextToText.from_config(config)
-    return model
 
 
 def count(method: str, values: Mapping[str, Any], skeletons: SkeletonFactory) -> Count:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from transformers import AutoConfig, PretrainedConfig
 
-from padapter.backbones.blip_pictures import check_side
+from padapter.backbones.loading import family_of
+from padapter.backbones.square_pictures import SquarePictures, check_side
 from padapter.comparison import budget, published
 from padapter.comparison.cells import Cell, Key, has_weights, settings_of
 from padapter.comparison.counting import SkeletonFactory, skeletons_of
@@ -19,6 +20,7 @@ from padapter.comparison.splits import HUB_ID, Split, find_splits
 from padapter.errors import UserError
 from padapter.methods import get_method
 from padapter.models import builtin_path
+from padapter.tasks import get_task
 
 GIB = 1 << 30
 
@@ -96,7 +98,7 @@ def dry_run(
         cells: of the comparison, tuning included where its data are to be looked at.
         configs: model -> configuration, for models that are not there; wins over what is found.
         notes: what the report shall say besides.
-        measured: whether to time and weigh training steps (seconds to minutes per method, BLIP only).
+        measured: whether to time and weigh training steps (seconds to minutes per method, BLIP and mPLUG only).
 
     Raises:
         UserError: for options that cannot be: those are mistakes of the recipe, not things that are missing.
@@ -106,21 +108,25 @@ def dry_run(
     sized: dict[Key, budget.Sized] = {}
     readings: dict[str, list[published.Denominator]] = {}
     costs: dict[Key, Cost | str] = {}
+    names = dict.fromkeys(cell.train_options.model for cell in cells)
+    found = {name: _model(name, (configs or {}).get(name)) for name in names}
+    cells = [_arranged(cell, found[cell.train_options.model][0]) for cell in cells]
     groups: dict[str, list[Cell]] = {}
     for cell in cells:
         groups.setdefault(settings_of(cell).model, []).append(cell)
     for label, mine in groups.items():
         first = mine[0].train_options
-        config, models[label], lack = _model(first.model, (configs or {}).get(first.model))
+        config, models[label], lack = found[first.model]
         missing += [lack] if lack and lack not in missing else []
         if config is None:
             continue
-        skeletons = skeletons_of(_seeing(config, first.image_size), first.model)
+        config = _seeing(config, first.image_size)
+        skeletons = skeletons_of(config, first.model, asks=mine[0].asks)
         rows = _sized(mine, skeletons)
         sized |= rows
         readings[label] = _readings([*_distinct(rows).values()], skeletons)
         if measured:
-            costs |= _costs(_seeing(config, first.image_size), rows)
+            costs |= _costs(config, rows, asks=mine[0].asks)
     splits = find_splits(cells)
     missing += [item.line() for item in splits.values() if item.problem]
     durations = tuple(duration_of(cell, sized, costs, splits) for cell in cells) if measured else ()
@@ -147,8 +153,13 @@ def _model(name: str, given: PretrainedConfig | None) -> tuple[PretrainedConfig 
     if name in published.CONFIGS:
         what, make = published.CONFIGS[name]
         return make(), f"not here; counted with the published sizes of {what}", lack
-    lack += f", and {published.UNREADABLE[name]}" if name in published.UNREADABLE else ""
     return None, "not here, and its sizes are not known; nothing is counted", lack
+
+
+def _arranged(cell: Cell, config: PretrainedConfig | None) -> Cell:
+    """The cell with the arrangement of its model that its task needs."""
+    apart = config is not None and family_of(config.model_type, cell.train_options.model).captions_apart
+    return replace(cell, asks=False) if apart and not get_task(cell.train_options.task).asks else cell
 
 
 def _seeing(config: PretrainedConfig, side: int | None) -> PretrainedConfig:
@@ -159,7 +170,7 @@ def _seeing(config: PretrainedConfig, side: int | None) -> PretrainedConfig:
     """
     if side is None:
         return config
-    if config.model_type != "blip":
+    if not issubclass(family_of(config.model_type, config.model_type), SquarePictures):
         raise UserError(f"--image-size: not for models of type '{config.model_type}' yet; leave it out")
     changed = copy.deepcopy(config)
     check_side(side, changed.vision_config.patch_size)
@@ -220,12 +231,12 @@ def _readings(rows: Sequence[budget.Sized], skeletons: SkeletonFactory) -> list[
     return published.denominators(skeletons, trainable) if trainable else []
 
 
-def _costs(config: PretrainedConfig, rows: Mapping[Key, budget.Sized]) -> dict[Key, Cost | str]:
+def _costs(config: PretrainedConfig, rows: Mapping[Key, budget.Sized], *, asks: bool) -> dict[Key, Cost | str]:
     """What a step costs, measured once for every row of the table."""
     found: dict[int, Cost | str] = {}
     for row in _distinct(rows).values():
         try:
-            found[id(row)] = measure(config, row.method, row.options)
+            found[id(row)] = measure(config, row.method, row.options, asks)
         except UserError as error:
             found[id(row)] = str(error)
     return {key: found[id(row)] for key, row in rows.items()}

@@ -15,8 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import BlipConfig, PretrainedConfig
+from transformers import AutoConfig, PretrainedConfig
 
+from padapter.backbones.cross_attending import CrossAttendingBackbone
+from padapter.backbones.loading import family_of
+from padapter.backbones.steps import bare_training, random_batch
 from padapter.comparison.counting import skeletons_of
 from padapter.errors import UserError
 from padapter.methods import get_method
@@ -69,23 +72,37 @@ def extrapolate(cost: Cost, options: TrainOptions, rows: int | None, sequences: 
 
 
 def measure(
-    config: PretrainedConfig, method: str, values: Mapping[str, Any], *, rows: int = ROWS, tokens: int = TOKENS
+    config: PretrainedConfig,
+    method: str,
+    values: Mapping[str, Any],
+    asks: bool = True,
+    *,
+    rows: int = ROWS,
+    tokens: int = TOKENS,
 ) -> Cost:
-    """Train a few steps of BLIP with random weights and random data on the CPU, in a fresh process.
+    """Train a few steps of a model with random weights and random data on the CPU, in a fresh process.
 
     Args:
-        config: of a BLIP.
+        config: of a BLIP or mPLUG.
         method: name of the method.
         values: its options.
+        asks: see :func:`padapter.backbones.load_backbone`.
         rows: in a batch.
-        tokens: of every text.
+        tokens: of every text, and of every question where questions are read apart.
 
     Raises:
-        UserError: if the model is no BLIP, or the process fails, e.g. for lack of memory.
+        UserError: if the model is of another family, or the process fails, e.g. for lack of memory.
     """
-    if config.model_type != "blip":
-        raise UserError(f"steps are measured of BLIP only so far, not of '{config.model_type}'.")
-    order = {"config": config.to_dict(), "method": method, "values": dict(values), "rows": rows, "tokens": tokens}
+    if not issubclass(family_of(config.model_type, config.model_type), CrossAttendingBackbone):
+        raise UserError(f"steps are measured of BLIP and mPLUG only so far, not of '{config.model_type}'.")
+    order = {
+        "config": config.to_dict(),
+        "method": method,
+        "values": dict(values),
+        "asks": asks,
+        "rows": rows,
+        "tokens": tokens,
+    }
     done = subprocess.run(
         [sys.executable, "-m", "padapter.comparison.measure"], input=json.dumps(order), capture_output=True, text=True
     )
@@ -96,28 +113,25 @@ def measure(
 
 
 def run_steps(
-    config: BlipConfig, method: str, values: Mapping[str, Any], *, rows: int, tokens: int, steps: int = STEPS
+    config: PretrainedConfig,
+    method: str,
+    values: Mapping[str, Any],
+    *,
+    asks: bool = True,
+    rows: int,
+    tokens: int,
+    steps: int = STEPS,
 ) -> list[float]:
-    """Seconds of each step; shapes as in training: pixels (B, 3, h, w), ids (B, L)."""
-    from padapter.backbones.blip import BlipTrainingModule
-
+    """Seconds of each step; arguments as for :func:`measure`."""
     torch.set_flush_denormal(True)
     torch.manual_seed(0)
-    skeleton = skeletons_of(config)("cpu")
+    family: Any = family_of(config.model_type, config.model_type)
+    skeleton = skeletons_of(config, asks=asks)("cpu")
     chosen = get_method(method)
     chosen.apply(skeleton, chosen.parse(values))  # type: ignore[arg-type]
-    module = BlipTrainingModule(skeleton.model, "sequence").train()
+    module = bare_training(family, skeleton.model, "sequence").train()
     optimizer = torch.optim.AdamW([value for value in module.parameters() if value.requires_grad], lr=1e-4)
-    side, words = config.vision_config.image_size, config.text_config.vocab_size
-    ids = torch.randint(5, words, (rows, tokens))
-    batch = {
-        "pixel_values": torch.randn(rows, 3, side, side),
-        "image_index": torch.arange(rows),
-        "input_ids": ids,
-        "attention_mask": torch.ones_like(ids),
-        "labels": ids,
-        "weights": torch.ones(rows),
-    }
+    batch = random_batch(family, skeleton.base_model, rows=rows, tokens=tokens)
     seconds = []
     for _ in range(steps):
         start = time.perf_counter()
@@ -151,7 +165,8 @@ def main() -> None:
     """Read an order from standard input, write the cost as the last line of standard output."""
     order = json.load(sys.stdin)
     forget_peak()
-    config = BlipConfig.from_dict(order.pop("config"))
+    given = order.pop("config")
+    config = AutoConfig.for_model(given.pop("model_type"), **given)
     seconds = run_steps(config, **order)
     later = sorted(seconds[1:])
     peak, own = peak_memory()

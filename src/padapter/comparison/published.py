@@ -7,10 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from transformers import BlipConfig, PretrainedConfig
 
+from padapter.checkpoints.blip.sizes import Sizes, make_config
 from padapter.comparison.counting import SkeletonFactory
 from padapter.methods import trainable_parameters
+from padapter.models.mplug import MPlugConfig
 
 PRINTED = (0.71, 6.39)
 """Per cent, as printed beside the small and the large methods of the slides' table."""
@@ -18,21 +21,16 @@ PRINTED = (0.71, 6.39)
 
 def blip_base_config() -> BlipConfig:
     """BLIP base as published, at 224 px: ViT-B/16 and a BERT-base decoder of 30,524 words."""
-    config = BlipConfig()
-    config.vision_config.image_size = 224
-    config.text_config.num_attention_heads = 12  # transformers' default of 8 is none of the published models'
-    return config
+    towers = (768, 3072, 12)
+    base = Sizes(vision=towers, text=towers, patch=16, grid=14, words=30524, positions=512)
+    return make_config(base, image_size=224, ids={"bos": 30522, "sep": 102, "pad": 0})
 
 
 CONFIGS: Mapping[str, tuple[str, Callable[[], PretrainedConfig]]] = {
     "./models/blip-base-capfilt-l": ("BLIP base at 224 px", blip_base_config),
+    "./models/mplug-base": ("mPLUG base at 384 px", MPlugConfig),
 }
 """Model, spelled exactly as in ``recipes/paper`` -> what it is, and its configuration. No other name is guessed at."""
-
-UNREADABLE: Mapping[str, str] = {
-    "./models/mplug-base": "padapter cannot read mPLUG: its class is not in transformers",
-}
-"""Model, spelled exactly as in ``recipes/paper`` -> why it could not be used even if it were there."""
 
 
 @dataclass(frozen=True)
@@ -70,13 +68,12 @@ def denominators(skeletons: SkeletonFactory, trainable: Mapping[str, int]) -> li
     skeleton = skeletons("meta")
     model: Any = skeleton.model
     text = model.get_submodule(skeleton.parts["text"])
-    words = trainable_parameters(model.get_input_embeddings())[1]
     whole, decoder = trainable_parameters(model)[1], trainable_parameters(text)[1]
     sizes = {
         "the whole model": whole,
-        "the whole model without word embeddings": whole - words,
+        "the whole model without word embeddings": whole - _words(model),
         "the text decoder": decoder,
-        "the text decoder without word embeddings": decoder - words,
+        "the text decoder without word embeddings": decoder - _words(text),
         "the image tower": trainable_parameters(model.get_submodule(skeleton.parts["image"]))[1],
     }
     found = [
@@ -86,6 +83,13 @@ def denominators(skeletons: SkeletonFactory, trainable: Mapping[str, int]) -> li
     with_adapters = {label: 100 * n / (whole + n) for label, n in trainable.items()}
     found.append(_denominator("the whole model with what was added", with_adapters, whole))
     return sorted(found, key=lambda item: item.distance)
+
+
+def _words(module: torch.nn.Module) -> int:
+    """Parameters of all tables of words in a module; mPLUG has one in its text encoder and one in its decoder."""
+    tables = [each for each in module.modules() if isinstance(each, torch.nn.Embedding)]
+    largest = max(table.num_embeddings for table in tables)
+    return sum(table.weight.numel() for table in tables if table.num_embeddings == largest)
 
 
 def _denominator(name: str, shares: Mapping[str, float], size: int) -> Denominator:

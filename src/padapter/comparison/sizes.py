@@ -9,9 +9,10 @@ from typing import Any
 
 from padapter.backbones import load_backbone
 from padapter.comparison import budget
-from padapter.comparison.counting import SkeletonFactory, skeletons_like
+from padapter.comparison.counting import SkeletonFactory, skeletons_of
 from padapter.comparison.recipe import Contender, Recipe, cell_options
 from padapter.errors import UserError
+from padapter.tasks import get_task
 
 CellSizes = Mapping[str, Mapping[str, Mapping[str, Any]]]
 """Benchmark -> method -> "set", options that set its size, and "drop", names of options that would contradict them."""
@@ -39,7 +40,12 @@ def match_sizes(recipe: Recipe) -> Sizes:
     Raises:
         UserError: if a model cannot be loaded, or a method has no size; ``size: false`` leaves it out of the budget.
     """
-    skeletons = cache(lambda model: skeletons_like(load_backbone(model)))
+    load = cache(load_backbone)
+
+    @cache
+    def skeletons(model: str, asks: bool) -> SkeletonFactory:
+        return skeletons_of(load(model).base_model.config, model, asks=asks)
+
     options: dict[str, dict[str, dict[str, Any]]] = {}
     found: dict[str, dict[str, budget.Sized]] = {}  # model -> digest of what was counted -> count
     for benchmark in recipe.benchmarks:
@@ -48,9 +54,10 @@ def match_sizes(recipe: Recipe) -> Sizes:
             values = cell_options(recipe, benchmark, method)
             settings = values.get("method_options", {})
             known = found.setdefault(values["model"], {})
-            key = repr((method.name, values["method"], sorted(settings.items(), key=repr)))
+            asks = get_task(values["task"]).asks or not load(values["model"]).captions_apart
+            key = repr((asks, method.name, values["method"], sorted(settings.items(), key=repr)))
             if key not in known:
-                row = _size(recipe, method, values["method"], settings, skeletons(values["model"]))
+                row = _size(recipe, method, values["method"], settings, skeletons(values["model"], asks))
                 again = any(row.label == other.label for other in known.values())
                 known[key] = replace(row, label=f"{row.label} on {benchmark.label}") if again else row
             if recipe.budget is not None and method.sized:
@@ -91,11 +98,11 @@ def sized(options: Mapping[str, Any], benchmark: str, method: str, sizes: CellSi
 
 
 def size_question(recipe: Recipe) -> list[Any]:
-    """All that the sizes depend on, as plain values: model, method and options of every cell, and the budget."""
+    """All that the sizes depend on, as plain values: model, task, method and options of every cell, and the budget."""
     cells = []
     for benchmark in recipe.benchmarks:
         for method in recipe.methods:
             values = cell_options(recipe, benchmark, method)
-            what = (values["model"], values["method"], values.get("method_options", {}), method.sized)
+            what = (values["model"], values["task"], values["method"], values.get("method_options", {}), method.sized)
             cells.append([benchmark.name, method.name, *what])
     return [recipe.budget, cells]

@@ -35,7 +35,7 @@ class Asking:
         num_beams: beams of the search; 1 is greedy.
         max_new_tokens: longest new text.
         min_new_tokens: shortest new text.
-        length_penalty: exponent of the length in beam scores.
+        length_penalty: exponent of the length in beam scores; None: that of the model's family.
         rank_candidates: candidates that are scored in full when ranking.
         batch_size: rows per batch.
         precision: ``fp32``, or ``bf16``/``fp16`` under autocast.
@@ -45,7 +45,7 @@ class Asking:
     num_beams: int
     max_new_tokens: int
     min_new_tokens: int
-    length_penalty: float
+    length_penalty: float | None
     rank_candidates: int
     batch_size: int
     precision: str

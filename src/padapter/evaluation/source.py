@@ -30,7 +30,7 @@ class Source:
 
     Args:
         model: built-in name, folder or hub id of the base model.
-        task: asks the questions.
+        task: asks the questions; once the model is there, in the words that it is used to.
         asking: how answers are obtained.
         method: what loads ``weights``; ``None`` for the unadapted model.
         weights: the adapter's folder, or the model's for full fine-tuning.
@@ -93,7 +93,8 @@ class Source:
         """
         if self._backbone is not None:
             return
-        backbone = load_backbone(self.model, attention=self.attention)
+        backbone = load_backbone(self.model, attention=self.attention, asks=self.task.asks)
+        self.task = self.task.led_by(backbone.lead_in)
         # What was trained fits the size it was trained at; another size is asked for on top of that.
         if self.preprocessing is not None:
             backbone.preprocess_as(self.preprocessing)

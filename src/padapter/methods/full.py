@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class FullOptions:
     """Options of method ``full``."""
 
-    freeze_image_tower: bool = option(False, help="Train the text decoder only.")
+    freeze_image_tower: bool = option(False, help="Train everything but the image tower.")
 
 
 class Full(Method[FullOptions]):

@@ -82,13 +82,14 @@ def preview(options: PreviewOptions) -> Preview:
     reader = None
     if options.model is not None:
         reader = Reader(options.model, task, image_size=options.image_size, resize=options.resize)
+        task = reader.task
     square = Square(options.image_size or SQUARE, options.resize or "squash")
     seen = _named(survey(options.data, task, split=options.split, seed=options.seed, decode=False), options.data)
     chosen = choose(seen, options.rows, options.seed)
     return Preview(
         title=Path(options.data).expanduser().resolve().name if Path(options.data).exists() else options.data,
         task=task,
-        template=getattr(task, "prompt_template", ""),
+        template=getattr(task, "prompt_template", "") if task.asks else task.prompt({}),
         model=options.model,
         square=square,
         survey=seen,

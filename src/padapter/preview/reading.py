@@ -62,8 +62,8 @@ class Reader:
     def __init__(self, model: str, task: Task, *, image_size: int | None = None, resize: str | None = None) -> None:
         from padapter.backbones import load_backbone
 
-        self.task = task
-        self.backbone = load_backbone(model)
+        self.backbone = load_backbone(model, asks=task.asks)
+        self.task = task.led_by(self.backbone.lead_in)
         self.backbone.preprocess(image_size=image_size, resize=resize)
 
     def read(self, row: dict[str, Any]) -> Seen:
@@ -84,18 +84,17 @@ class Reader:
         except UserError as problem:
             return Seen([], problem=str(problem))
         learnt = (batch["labels"] >= 0).sum(dim=1).tolist()
-        real = batch["attention_mask"][0].bool()
-        ids = batch["input_ids"][0][real].tolist()
-        prompt = batch["input_ids"][0][real & (batch["labels"][0] < 0)].tolist()
+        prompt = backbone.prompt_ids(batch)
+        target = batch["input_ids"][0][batch["labels"][0] >= 0].tolist()
         return Seen(
             self._tiles(batch.get("pixel_values")),
-            prompt_tokens=len(ids) - learnt[0],
+            prompt_tokens=len(prompt),
             target_tokens=tuple(learnt) if targets else (),
             room=backbone.max_length,
             # One prompt is joined with every target, and counted each time.
             prompt_cut=backbone.cut_prompts > before[0],
             targets_cut=backbone.cut_targets - before[1] if targets else 0,
-            text=self._text(ids if targets else prompt),
+            text=self._text([*prompt, *target] if targets else prompt),
         )
 
     def _tiles(self, pixels: torch.Tensor | None) -> list[Image.Image]:

@@ -35,7 +35,7 @@ class GenerationDefaults:
     num_beams: int
     max_new_tokens: int
     min_new_tokens: int = 1
-    length_penalty: float = 1.0
+    length_penalty: float | None = None  # that of the model's family, see `padapter.backbones.Backbone.generate`
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,8 @@ class Task(ABC):
     loss_reduction: ClassVar[Literal["sequence", "token"]]
     generation: ClassVar[GenerationDefaults]
     default_inference: ClassVar[Literal["generate", "rank"]]
+    #: Whether prompts ask something of a row's own (a question, a hypothesis); otherwise they only lead in.
+    asks: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.rule is not None and self.rule not in self.rules:
@@ -93,6 +95,17 @@ class Task(ABC):
     @abstractmethod
     def shares(self, row: Row) -> list[tuple[str, float]]:
         """The distinct texts to learn for a row, each with its share in what the row says, or how often it says it."""
+
+    def led_by(self, lead_in: str | None) -> Task:
+        """The task for a model that is used to a lead-in of its own.
+
+        Args:
+            lead_in: what the model's texts follow where nothing is asked; None if it has no habit.
+
+        Returns:
+            The task with these words in place of its default ones; itself if it asks, or its words were chosen.
+        """
+        return self
 
     def texts(self, row: Row) -> list[str]:
         """All that a row says about its picture: question and answers, hypothesis and label, captions."""

@@ -8,22 +8,23 @@ from padapter.evaluation.beforehand import FULL
 from padapter.methods import Method
 from padapter.methods.peft_method import PeftMethod
 from padapter.models import BUILTIN_MODELS
+from padapter.tasks import get_task
 
 _LOAD_PEFT = """\
 ```python
 import padapter  # first: makes PEFT know the adapter type
 from peft import PeftModel
-from transformers import AutoModelForImageTextToText
+from transformers import {auto_class}
 
-model = AutoModelForImageTextToText.from_pretrained({model})
+model = {auto_class}.from_pretrained({model})
 model = PeftModel.from_pretrained(model, "adapter")
 ```
 """
 _LOAD_FULL = """\
 ```python
-from transformers import AutoModelForImageTextToText
+{first}from transformers import {auto_class}
 
-model = AutoModelForImageTextToText.from_pretrained("model")
+model = {auto_class}.from_pretrained("model")
 ```
 """
 _LOAD_OWN = """\
@@ -32,7 +33,7 @@ import padapter
 from padapter.backbones import load_backbone
 from padapter.methods import get_method
 
-backbone = load_backbone({model})
+backbone = load_backbone({model}{more})
 get_method({method}).load(backbone, "adapter")
 ```
 """
@@ -95,7 +96,8 @@ def _header(metrics: dict[str, Any], method: Method[Any]) -> str:
 
 def _loading(metrics: dict[str, Any], method: Method[Any]) -> str:
     if method.name == FULL:
-        return _LOAD_FULL
+        first = "import padapter  # first: makes transformers know the model's type\n" if _is_ours(metrics) else ""
+        return _LOAD_FULL.format(first=first, auto_class=metrics["auto_class"])
     own = not isinstance(method, PeftMethod) or type(method).wrap is not PeftMethod.wrap
     template = _LOAD_OWN if own else _LOAD_PEFT
     model = _quoted(metrics["model"])
@@ -104,7 +106,13 @@ def _loading(metrics: dict[str, Any], method: Method[Any]) -> str:
         template = template.replace(
             "from peft import PeftModel\n", "from padapter.models import builtin_path\nfrom peft import PeftModel\n"
         )
-    return template.format(model=model, method=_quoted(method.name))
+    more = "" if get_task(metrics["task"]).asks else ", asks=False"
+    return template.format(model=model, more=more, method=_quoted(method.name), auto_class=metrics["auto_class"])
+
+
+def _is_ours(metrics: dict[str, Any]) -> bool:
+    """Whether the model's class is in this package and not in transformers."""
+    return str(metrics["model_class"]).startswith("padapter.")
 
 
 def _scores(metrics: dict[str, Any]) -> str:

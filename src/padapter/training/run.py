@@ -128,6 +128,8 @@ class _Run:
             status="running",
             task=self.task.name,
             model=self.options.model,
+            auto_class=backbone.auto_class,
+            model_class=f"{type(backbone.base_model).__module__}.{type(backbone.base_model).__qualname__}",
             method=self.method.name,
             method_options=self.options.method_options,
             seed=self.options.seed,
@@ -196,7 +198,8 @@ class _Run:
         self.processes.agree({**values, "training data": data.fingerprint})
 
     def _load_backbone(self) -> Backbone:
-        backbone = load_backbone(self.options.model, attention=self.options.attention)
+        backbone = load_backbone(self.options.model, attention=self.options.attention, asks=self.task.asks)
+        self.task = self.task.led_by(backbone.lead_in)
         longest = self.options.max_length
         if longest is not None:
             if longest > backbone.max_length:

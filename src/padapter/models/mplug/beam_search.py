@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from transformers.cache_utils import EncoderDecoderCache
 
 from padapter.errors import UserError
 
@@ -47,6 +48,7 @@ def official_beam_search(
     min_new_tokens: int = 1,
     max_new_tokens: int = 10,
     use_cache: bool = True,
+    past_key_values: EncoderDecoderCache | None = None,
 ) -> BeamSearchResult:
     """Search as the published code does.
 
@@ -69,6 +71,8 @@ def official_beam_search(
             s < min_new_tokens.
         max_new_tokens: most new tokens.
         use_cache: whether keys and values are kept between steps; the result is the same.
+        past_key_values: a cache that holds keys and values of what is attended to, (B * K, H, N, dh), the K copies of a
+            row one after the other, and no text; it is used up. None: they are computed.
 
     Returns:
         The best hypotheses and all others.
@@ -79,7 +83,7 @@ def official_beam_search(
     if num_beams < 1 or max_new_tokens < 1:
         raise UserError(f"num_beams ({num_beams}) and max_new_tokens ({max_new_tokens}) must be 1 or more.")
     read, prompt = (encoder_hidden_states, encoder_attention_mask), (prompt_ids, prompt_mask)
-    beams = _Beams(decoder, read, prompt, num_beams, use_cache)
+    beams = _Beams(decoder, read, prompt, num_beams, use_cache, past_key_values)
     found: list[list[tuple[float, list[int]]]] = [[] for _ in range(prompt_ids.shape[0])]
     for step in range(max_new_tokens):
         log_probs = beams.log_probs()  # (rows, K, V)
@@ -123,6 +127,7 @@ class _Beams:
         prompt: tuple[torch.Tensor, torch.Tensor | None],
         num_beams: int,
         use_cache: bool,
+        cache: EncoderDecoderCache | None,
     ) -> None:
         (states, states_mask), (prompt_ids, prompt_mask) = read, prompt
         self.decoder, self.use_cache, self.width = decoder, use_cache, num_beams
@@ -132,8 +137,8 @@ class _Beams:
         self.ids = prompt_ids.repeat_interleave(num_beams, 0)  # (rows * K, length)
         mask = torch.ones_like(prompt_ids) if prompt_mask is None else prompt_mask
         self.mask = mask.repeat_interleave(num_beams, 0)
-        self.prompt_length = prompt_ids.shape[1]
-        self.cache: Any = None
+        self.cache: Any = cache if use_cache else None
+        self.seen = 0  # tokens whose keys and values are in the cache
         dtype = torch.promote_types(states.dtype, torch.float32)
         self.cumulative = torch.full((len(self.rows), num_beams), float("-inf"), dtype=dtype, device=states.device)
         self.cumulative[:, 0] = 0  # at the start all beams are equal: one of them counts
@@ -141,7 +146,7 @@ class _Beams:
     def log_probs(self) -> torch.Tensor:
         """(rows, K, V), of the next token."""
         outputs = self.decoder(
-            input_ids=self.ids if self.cache is None else self.ids[:, -1:],
+            input_ids=self.ids[:, self.seen :],
             attention_mask=self.mask,
             encoder_hidden_states=self.states,
             encoder_attention_mask=self.states_mask,
@@ -149,16 +154,20 @@ class _Beams:
             use_cache=self.use_cache,
             logits_to_keep=1,
         )
-        self.cache = outputs.past_key_values if self.use_cache else None
+        if self.use_cache:
+            self.cache, self.seen = outputs.past_key_values, self.ids.shape[1]
         log_probs = outputs.logits[:, -1].to(self.cumulative.dtype).log_softmax(-1)
         return log_probs.unflatten(0, (-1, self.width))
 
     def extend(self, parents: torch.Tensor, tokens: torch.Tensor, cumulative: torch.Tensor) -> None:
         """Put tokens (rows, K) behind beams ``parents`` (rows, K)."""
         first = torch.arange(len(self.rows), device=parents.device)[:, None] * self.width
-        self._select((first + parents).flatten())
-        self.ids = torch.cat([self.ids, tokens.reshape(-1, 1)], dim=1)
-        self.mask = torch.cat([self.mask, torch.ones_like(self.mask[:, :1])], dim=1)
+        beams = (first + parents).flatten()
+        # Beams stay within their row: what the row attends to, the larger part by far, is the same for all of them.
+        self.ids = torch.cat([self.ids[beams], tokens.reshape(-1, 1)], dim=1)
+        self.mask = torch.cat([self.mask[beams], torch.ones_like(self.mask[:, :1])], dim=1)
+        if self.cache is not None:
+            self.cache.self_attention_cache.batch_select_indices(beams)
         self.cumulative = cumulative
 
     def sequence(self, row: int, beam: int) -> list[int]:
@@ -170,13 +179,10 @@ class _Beams:
         """Go on with some of the rows."""
         if len(rows) == len(self.rows):
             return
-        beams = rows[:, None] * self.width + torch.arange(self.width, device=rows.device)
-        self._select(beams.flatten())
-        self.rows = [self.rows[row] for row in rows.tolist()]
-        self.cumulative = self.cumulative[rows]
-
-    def _select(self, beams: torch.Tensor) -> None:
+        beams = (rows[:, None] * self.width + torch.arange(self.width, device=rows.device)).flatten()
         self.ids, self.mask, self.states = self.ids[beams], self.mask[beams], self.states[beams]
         self.states_mask = None if self.states_mask is None else self.states_mask[beams]
         if self.cache is not None:
             self.cache.batch_select_indices(beams)
+        self.rows = [self.rows[row] for row in rows.tolist()]
+        self.cumulative = self.cumulative[rows]

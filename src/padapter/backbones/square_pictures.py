@@ -1,30 +1,37 @@
-"""From pictures to BLIP's pixels: size, resizing and normalisation, and what it takes to see another size."""
+"""From pictures to the pixels of models that see squares: size, resizing and normalisation, and another size."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from PIL import Image
-from torch import nn
 
-from padapter.architectures.positions import resize_table
 from padapter.backbones.base import Backbone
 from padapter.data import Picture, opened
 from padapter.data.fit import RESIZES, fit
 from padapter.errors import UserError
 
 
-class BlipPictures(Backbone):
-    """The part of BLIP's backbone that looks.
+class SquarePictures(Backbone):
+    """The part of a backbone that looks, for models that see squares of one size in patches.
 
     Attributes:
         resize: A key of :data:`padapter.data.fit.RESIZES`, with bicubic interpolation; ``None``: squashed to a
-            square with the filter of the model's own image processor, which for published BLIP is the same.
+            square with the filter of the model's own image processor, which for published BLIP and mPLUG is the same.
     """
 
     resize: str | None = None
+
+    @abstractmethod
+    def set_image_size(self, side: int) -> None:
+        """Make the model see pictures of ``side`` x ``side`` pixels from now on; its image processor is not changed.
+
+        Raises:
+            UserError: if the side is no multiple of a patch.
+        """
 
     def fit(self, image: Image.Image) -> Image.Image:
         """See :meth:`Backbone.fit`."""
@@ -42,7 +49,7 @@ class BlipPictures(Backbone):
                 raise UserError(f"--resize: {resize!r} is not one of {', '.join(RESIZES)}")
             self.resize = resize
         if image_size is not None:
-            resize_positions(self.base_model, image_size)
+            self.set_image_size(image_size)
             self.processor.image_processor.size = {"height": image_size, "width": image_size}
 
     def preprocessing(self) -> dict[str, Any]:
@@ -59,7 +66,7 @@ class BlipPictures(Backbone):
         if resize not in (None, *RESIZES):
             raise UserError(f"the run prepares pictures by {resize!r}, which is not one of {', '.join(RESIZES)}")
         if side != self.base_model.config.vision_config.image_size:
-            resize_positions(self.base_model, side)
+            self.set_image_size(side)
         self.resize = resize
         super().preprocess_as(record)
 
@@ -67,33 +74,6 @@ class BlipPictures(Backbone):
         """Pixels (I, 3, h, w)."""
         fitting = [self.fit(opened(image)) for image in images]
         return self.processor.image_processor(fitting, return_tensors="pt")["pixel_values"]
-
-
-def resize_positions(blip: Any, side: int) -> None:
-    """Make the image tower see pictures of another size.
-
-    Its position embeddings (1, 1 + g g, d) become (1, 1 + g' g', d): the class token's stays, the others are
-    interpolated on their grid with bicubic weights, ``align_corners=False`` and no smoothing, as published loaders do.
-
-    Args:
-        blip: ``BlipForConditionalGeneration``.
-        side: width and height in pixels.
-
-    Raises:
-        UserError: if the side is no multiple of a patch.
-    """
-    config, embeddings = blip.config.vision_config, blip.vision_model.embeddings
-    patch = int(config.patch_size)
-    check_side(side, patch)
-    grid, old = side // patch, embeddings.position_embedding
-    before = int(config.image_size) // patch
-    if grid != before:
-        with torch.no_grad():
-            new = resize_table(old, grid, mode="bicubic")
-        embeddings.position_embedding = nn.Parameter(new, requires_grad=old.requires_grad)
-    embeddings.image_size = config.image_size = blip.vision_model.config.image_size = side
-    embeddings.num_patches = grid**2
-    embeddings.num_positions = grid**2 + 1
 
 
 def check_side(side: int, patch: int) -> None:
@@ -109,17 +89,20 @@ def check_side(side: int, patch: int) -> None:
         )
 
 
-def check_processor(config: Any, processor: Any, name: str) -> None:
+def check_processor(config: Any, processor: Any, name: str, roles: Sequence[tuple[str, int, int]]) -> None:
     """Refuse a tokenizer or image processor that belongs to another model: the result would be noise, not an error.
+
+    Args:
+        config: of the model.
+        processor: image processor and tokenizer.
+        name: what the user calls the model.
+        roles: special tokens with the id that the model has for each, and the tokenizer's.
 
     Raises:
         UserError: saying in what they disagree.
     """
     tokenizer, text = processor.tokenizer, config.text_config
-    for role, ours, theirs in (
-        ("end", text.sep_token_id, tokenizer.sep_token_id),
-        ("padding", text.pad_token_id, tokenizer.pad_token_id),
-    ):
+    for role, ours, theirs in roles:
         if ours != theirs:
             raise UserError(
                 f"model '{name}' and its tokenizer disagree: {role} token {ours} in the model's text_config, {theirs} "
