@@ -359,7 +359,7 @@ class BlipBackbone(BlipPictures):
 
 
 def encode_images(blip: Any, pixel_values: torch.Tensor) -> torch.Tensor:
-    """Run the image tower; without a graph if nothing in it is trained.
+    """Run the image tower; without a graph if nothing in it is trained, and nobody asks for gradients of the pixels.
 
     Args:
         blip: ``BlipForConditionalGeneration``, possibly with adapters injected.
@@ -368,8 +368,8 @@ def encode_images(blip: Any, pixel_values: torch.Tensor) -> torch.Tensor:
     Returns:
         (I, N, d) normalised states of all image tokens, class token first.
     """
-    trained = any(parameter.requires_grad for parameter in blip.vision_model.parameters())
-    with torch.set_grad_enabled(trained and torch.is_grad_enabled()):
+    wanted = pixel_values.requires_grad or any(parameter.requires_grad for parameter in blip.vision_model.parameters())
+    with torch.set_grad_enabled(wanted and torch.is_grad_enabled()):
         return blip.vision_model(pixel_values=pixel_values).last_hidden_state
 
 
