@@ -12,8 +12,9 @@ from padapter.architectures import AttentionRecord
 from padapter.backbones import Backbone
 from padapter.errors import UserError
 from padapter.explain.explanation import AttentionMap, Explanation, Side
-from padapter.explain.reading import Layout, Reading, _array, patches, read, squares
+from padapter.explain.reading import Reading, as_array, patches, read, side_of_squares, squares
 from padapter.explain.rules import Array
+from padapter.explain.views import View
 from padapter.functional import Step
 
 
@@ -68,7 +69,7 @@ def explain_answer(
         (names[number], float(reading.log_probs.detach()[number]), [_Term(reading, number, 1.0)]) for number in chosen
     ]
     if others:
-        groups.append(_against(backbone, picture, prompt, text, others, reading.layout))
+        groups.append(_against(backbone, picture, prompt, text, others, reading))
     kept = [index for index, place in enumerate(reading.ids[: reading.first]) if place not in _placeholders(reading)]
     maps, words = zip(*(_maps(terms, kept) for _, _, terms in groups), strict=True)
     side = Side(
@@ -113,13 +114,16 @@ def _chosen(names: Sequence[str], token: int | str | None, text: str) -> list[in
 
 
 def _against(
-    backbone: Backbone, picture: Image.Image, prompt: str, text: str, others: Sequence[str], layout: Layout
+    backbone: Backbone, picture: Image.Image, prompt: str, text: str, others: Sequence[str], reading: Reading
 ) -> tuple[str, float, list[_Term]]:
     """The part of the log odds that belongs to the other texts: each by its share in their probability."""
     rivals = [other for other in dict.fromkeys(others) if other != text]
     if not rivals:
         raise UserError(f"there is nothing to tell {text!r} from; name other answers.")
-    readings = [read(backbone, picture, prompt, other, layout) for other in rivals]
+    readings = [read(backbone, picture, prompt, other, reading.layout) for other in rivals]
+    given = reading.ids[: reading.first]
+    if any(rival.ids[: rival.first] != given for rival in readings):
+        raise UserError(f"the prompt {prompt!r} is cut to make room for some answers; shorten it to compare them.")
     scores = np.array([float(reading.log_probs.detach().sum()) for reading in readings])
     shares = np.exp(scores - scores.max())
     shares /= shares.sum()
@@ -135,7 +139,7 @@ def _placeholders(reading: Reading) -> set[int]:
     return {reading.ids[column] for column in reading.layout.columns}
 
 
-def _maps(terms: Sequence[_Term], kept: Sequence[int]) -> tuple[list[Array], Array]:
+def _maps(terms: Sequence[_Term], kept: list[int]) -> tuple[list[Array], Array]:
     """Relevance of patches, (rows, columns) per view, and of the words of the prompt, summed over terms."""
     grids: list[Array] | None = None
     words = np.zeros(len(kept))
@@ -145,8 +149,7 @@ def _maps(terms: Sequence[_Term], kept: Sequence[int]) -> tuple[list[Array], Arr
         found = [patches(layout, view, relevance.of("text", f"image {view}")[row]) for view in range(len(layout.views))]
         grids = found if grids is None else [one + other for one, other in zip(grids, found, strict=True)]
         taken = relevance.of("text", "text")[row] - np.eye(relevance.sizes["text"])[row]
-        # All texts follow the same prompt; one that was cut has lost its beginning.
-        words += taken[np.asarray(kept)] if max(kept, default=0) < len(taken) else 0
+        words += taken[kept]
     if grids is None:
         raise ValueError("there is nothing to explain.")
     return grids, words
@@ -172,23 +175,22 @@ def _attention(reading: Reading, rows: list[int], layers: Collection[int] | None
                 views=_views(reading, record),
                 plain=plain,
                 calibrated=calibrated,
-                own=None if message is None else _array(message.own)[..., queries].mean(axis=(0, 2)),
+                own=None if message is None else as_array(message.own)[..., queries].mean(axis=(0, 2)),
             )
         )
     return found
 
 
-def _views(reading: Reading, record: AttentionRecord) -> tuple:  # type: ignore[type-arg]
-    views = reading.layout.views
-    if record.site.part != "language" or record.site.cross:
-        return tuple(views)
-    patches_, tokens = sum(view.rows * view.columns for view in views), len(reading.layout.columns)
-    return tuple(view.coarser(round((patches_ / tokens) ** 0.5)) for view in views)
+def _views(reading: Reading, record: AttentionRecord) -> tuple[View, ...]:
+    """What the grids of `_on_views` lie on: patches, or the squares that tokens of the text stand for."""
+    inside = record.site.part == "language" and not record.site.cross
+    side = side_of_squares(reading.layout) if inside else 1
+    return tuple(view.coarser(side) for view in reading.layout.views)
 
 
 def _on_views(reading: Reading, record: AttentionRecord, step: Step, rows: list[int]) -> tuple[Array, ...] | None:
     """(H, rows, columns) per view of the weights that lie on the picture; None if the module does not see it."""
-    layout, weights = reading.layout, _array(step.weights)  # (B, H, N1, N2)
+    layout, weights = reading.layout, as_array(step.weights)  # (B, H, N1, N2)
     views = range(len(layout.views))
     if record.site.part == "vision":
         return tuple(patches(layout, view, weights[view].mean(axis=1)) for view in views)

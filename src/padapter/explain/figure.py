@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _HEAT: dict[str, Any] = {"cmap": "inferno", "alpha": 0.65, "vmin": 0.0}
 _CELL = 3.2
+_Cell = tuple[str, "Array | None"]
 
 
 def draw(explanation: Explanation, *, layer: int | None = None) -> Figure:
@@ -29,9 +30,8 @@ def draw(explanation: Explanation, *, layer: int | None = None) -> Figure:
     """
     from matplotlib.figure import Figure
 
-    top = [("picture", None)] + [
-        (f"{side.title}: relevance", explanation.on_picture(number)) for number, side in enumerate(explanation.sides)
-    ]
+    top: list[_Cell] = [("picture", None)]
+    top += [(f"{side.title}: relevance", explanation.on_picture(i)) for i, side in enumerate(explanation.sides)]
     below = _attention(explanation, layer)
     columns, rows = max(len(top), len(below)), 1 + bool(below)
     width, height = explanation.picture.size
@@ -39,11 +39,11 @@ def draw(explanation: Explanation, *, layer: int | None = None) -> Figure:
     figure = Figure(figsize=(_CELL * columns, (_CELL * shape + 0.35) * rows + 0.75), layout="constrained")
     figure.suptitle(f"“{explanation.text}”  after  “{explanation.prompt.strip()}”", fontsize=11, wrap=True)
     axes = figure.subplots(rows, columns, squeeze=False)
+    for axis in axes.flat:
+        axis.set_axis_off()
     for line, cells in zip(axes, (top, below), strict=False):
-        for axis, cell in zip(line, [*cells, *[None] * (columns - len(cells))], strict=True):
-            axis.set_axis_off()
-            if cell is not None:
-                _draw(axis, explanation, *cell)
+        for axis, cell in zip(line, cells, strict=False):
+            _draw(axis, explanation, *cell)
     return figure
 
 
@@ -55,8 +55,8 @@ def _draw(axis: Axes, explanation: Explanation, title: str, heat: Array | None) 
     axis.set_title(title, fontsize=9)
 
 
-def _attention(explanation: Explanation, layer: int | None) -> list[tuple[str, Array]]:
-    cells = []
+def _attention(explanation: Explanation, layer: int | None) -> list[_Cell]:
+    cells: list[_Cell] = []
     for side in explanation.sides:
         one = _of_layer(side.attention, layer)
         if one is None:

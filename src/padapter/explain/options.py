@@ -26,7 +26,9 @@ class ExplainOptions(SourceOptions):
     )
     token: str | None = option(None, metavar="N|WORD", help="Explain this token of the answer alone, counted from 1.")
     layers: str | None = option(
-        None, metavar="N,...", help="Layers whose attention is shown, from 0. (default: all; relevance counts all anyway)"
+        None,
+        metavar="N,...",
+        help="Layers whose attention is shown, from 0. (default: all; relevance counts all anyway)",
     )
     compare: bool = option(True, help="Explain the model without its adapter too.")
     overwrite: bool = option(False, in_yaml=False, help="Replace --output if it exists.")
@@ -34,9 +36,13 @@ class ExplainOptions(SourceOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         if Path(self.output).suffix.lower() not in FORMATS:
-            raise refuse("--output", f"{self.output} ends neither in {' nor in '.join(FORMATS)}, which says what to write")
+            raise refuse(
+                "--output", f"{self.output} ends neither in {' nor in '.join(FORMATS)}, which says what to write"
+            )
         if self.cache_features:
-            raise refuse("--cache-features", "`explain` looks into the image encoder, whose output would be read from disk")
+            raise refuse(
+                "--cache-features", "`explain` looks into the image encoder, whose output would be read from disk"
+            )
         if self.answer is not None and not self.answer.strip():
             raise refuse("--answer", "is empty; leave it out to explain what the model says")
         self.chosen_layers()

@@ -192,8 +192,8 @@ def _contributions(record: AttentionRecord, pairs: Sequence[tuple[torch.Tensor, 
     """Abar (B, N1, N2) and the same of own shares (B, N1), of all steps that a module adds up."""
     weights, own = [], []
     for step, (of_weights, of_own) in zip(record.steps, pairs, strict=True):
-        weights.append(gradient_weighted(_array(step.weights), _array(of_weights)))
-        own.append(gradient_weighted(_array(step.own)[..., None], _array(of_own)[..., None])[..., 0])
+        weights.append(gradient_weighted(as_array(step.weights), as_array(of_weights)))
+        own.append(gradient_weighted(as_array(step.own)[..., None], as_array(of_own)[..., None])[..., 0])
     return np.sum(weights, axis=0), np.sum(own, axis=0)
 
 
@@ -213,13 +213,13 @@ def _layout(backbone: Backbone, family: Family, image: Image.Image, batch: dict[
 
     def pixels_of(picture: Image.Image) -> Array:
         inputs = backbone.collate([TrainingExample(picture, "", (("yes", 1.0),))])
-        return np.asarray(family.tiles(_array(inputs["pixel_values"]), inputs, config), dtype=np.float64)
+        return np.asarray(family.tiles(as_array(inputs["pixel_values"]), inputs, config), dtype=np.float64)
 
     views = measure_views(pixels_of, image.size, int(config.vision_config.patch_size))
     columns = np.zeros(0, dtype=np.int64)
     if family.reads != "cross":
         token = getattr(config, "image_token_id", None) or getattr(config, "image_token_index", None)
-        columns = (batch["input_ids"][0] == token).nonzero().flatten().cpu().numpy()
+        columns = np.flatnonzero(batch["input_ids"][0].cpu().numpy() == token)
     places = family.places(views[0].rows, views[0].columns, config)
     return Layout(family, views, places, columns)
 
@@ -243,7 +243,8 @@ def _check(record: AttentionRecord, found: int, expected: int) -> None:
         )
 
 
-def _array(tensor: torch.Tensor) -> Array:
+def as_array(tensor: torch.Tensor) -> Array:
+    """A tensor as an array, without its graph."""
     return tensor.detach().double().cpu().numpy()
 
 

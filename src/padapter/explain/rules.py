@@ -4,9 +4,9 @@ Source: Chefer, Gur, Wolf, "Generic Attention-model Explainability for Interpret
 Transformers" (ICCV 2021), whose equation numbers are given here, after "Transformer Interpretability Beyond Attention
 Visualization" (CVPR 2021). Pure functions on arrays: nothing about models.
 
-A *stream* is a sequence of tokens: the words, the tokens of a picture. R^sq (tokens of s, tokens of q) says how much the
-tokens of s, as they are now, have taken from those that q began with. It starts as the identity within a stream and as
-zero between two, and every attention layer, in the order of computation, adds to it.
+A *stream* is a sequence of tokens: the words, the tokens of a picture. R^sq (tokens of s, tokens of q) says how much
+the tokens of s, as they are now, have taken from those that q began with. It starts as the identity within a stream and
+as zero between two, and every attention layer, in the order of computation, adds to it.
 """
 
 from __future__ import annotations

@@ -95,7 +95,7 @@ def _target(source: Source, said: str | None, options: ExplainOptions) -> tuple[
     given = options.answer.strip() if options.answer is not None else None
     if given is not None and isinstance(source.task, EntailmentTask):
         given = source.task.word(given)
-    closed = source.task.default_inference == "rank" and source.candidates or []
+    closed = (source.candidates or []) if source.task.default_inference == "rank" else []
     if given is not None and closed and given not in closed:
         raise UserError(f"--answer: {options.answer!r} is none of the run's labels; it has: {', '.join(closed)}")
     text = given or said

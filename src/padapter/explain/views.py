@@ -1,9 +1,9 @@
 """Which part of a picture each patch of a model shows, measured through the model's own preprocessing.
 
-A black, a white and a coloured picture of the same size go the way that the picture goes. Where black and white come out
-different, the picture shows; elsewhere is padding. The coloured one has its column in red and its row in green, so what
-comes out says where it came from. Whatever a processor does (pad, crop, squash, cut into tiles, normalise, flatten),
-nothing about it has to be known; what is no such thing is refused.
+A black, a white and a coloured picture of the same size go the way that the picture goes. Where black and white come
+out different, the picture shows; elsewhere is padding. The coloured one has its column in red and its row in green, so
+what comes out says where it came from. Whatever a processor does (pad, crop, squash, cut into tiles, normalise,
+flatten), nothing about it has to be known; what is no such thing is refused.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from padapter.explain.rules import Array
 
 #: Largest distance, in pixels of the model, between where a pixel comes from and a straight line through all of them.
 _STRAIGHT = 1.5
+#: Width and height of the smallest picture.
+LEAST = 8
 _OFFSETS, _TOP = 8, 254
 
 
@@ -50,7 +52,7 @@ class View:
             height: of the picture.
 
         Returns:
-            (height, width); 0 where the view does not reach. A pixel that several patches share has their mean, by area.
+            (height, width); 0 where the view does not reach. A pixel shared by several patches has their mean by area.
         """
         down, across = self._overlaps(width, height)
         pixels: Array = down.T @ grid @ across
@@ -65,7 +67,7 @@ class View:
         return shares
 
     def _overlaps(self, width: int, height: int) -> tuple[Array, Array]:
-        """How far each row of patches reaches into each row of pixels, (rows, height), and (columns, width), in pixels."""
+        """How far patches reach into pixels, in pixels: (rows, height) and (columns, width)."""
         left, top, right, bottom = self.box
         return _overlap(top, bottom, self.rows, height), _overlap(left, right, self.columns, width)
 
@@ -82,15 +84,19 @@ def measure_views(pixels_of: Callable[[Image.Image], Array], size: tuple[int, in
         T views.
 
     Raises:
-        UserError: if the picture is smaller than two pixels, or the model does something else to pictures than to crop,
+        UserError: if the picture is smaller than `LEAST`, or the model does something else to pictures than to crop,
             pad and resize them.
     """
     width, height = size
-    if min(size) < 2:
-        raise UserError(f"the picture is {width} x {height} pixels; there is nothing to explain in it.")
+    if min(size) < LEAST:
+        raise UserError(
+            f"the picture is {width} x {height} pixels, too small to tell places in it: give one of {LEAST}."
+        )
     black, white, *coloured = (pixels_of(Image.fromarray(colours)) for colours in _probes(width, height))
     if len({found.shape for found in (black, white, *coloured)}) > 1:
-        raise UserError("the model's processor makes of pictures of one size what differs in size; it cannot be followed.")
+        raise UserError(
+            "the model's processor makes of pictures of one size what differs in size; it cannot be followed."
+        )
     places = np.mean(coloured, axis=0)
     return [
         _view(black[i], white[i], places[i], size, (black.shape[-2] // patch, black.shape[-1] // patch))
@@ -99,7 +105,7 @@ def measure_views(pixels_of: Callable[[Image.Image], Array], size: tuple[int, in
 
 
 def _probes(width: int, height: int) -> list[NDArray[np.uint8]]:
-    """Black, white, and `_OFFSETS` pictures of places that differ by a part of a level: their mean is finer than 8 bits."""
+    """Black, white, and `_OFFSETS` pictures of places, each a part of a level brighter: finer than 8 bits in the mean."""
     shape = (height, width, 3)
     found = [np.zeros(shape, np.uint8), np.full(shape, 255, np.uint8)]
     for number in range(_OFFSETS):
@@ -141,8 +147,10 @@ def _line(share: Array, shows: NDArray[np.bool_], length: int) -> tuple[float, f
     slope, start = np.polyfit(centres[middle], source[middle], 1)
     bend = np.abs(source[middle] - (slope * centres[middle] + start)).max() if slope > 0 else np.inf
     if bend > _STRAIGHT * max(slope, length / 255):
-        raise UserError("the model's processor does more to pictures than to crop, pad and resize them (it may rotate or "
-                        "mirror them); where a patch came from cannot be told.")  # fmt: skip
+        raise UserError(
+            "the model's processor does more to pictures than to crop, pad and resize them (it may rotate or mirror "
+            "them); where a patch came from cannot be told."
+        )
     return float(start), float(slope * len(share) + start)
 
 

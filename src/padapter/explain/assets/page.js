@@ -132,6 +132,9 @@
   const relevance = () => {
     const parent = $("relevance-panes");
     parent.replaceChildren();
+    const plain = pane(parent, "picture", `${width} x ${height}`).canvas.getContext("2d");
+    plain.imageSmoothingEnabled = picture.width > plain.canvas.width;
+    plain.drawImage(picture, 0, 0, plain.canvas.width, plain.canvas.height);
     const items = data.sides.map((side) => {
       const maps = decode(side), one = state.token;
       const values = one < 0 ? sum(maps) : maps[one];
