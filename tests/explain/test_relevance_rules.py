@@ -8,13 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from peft import get_peft_model
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "backbones"))
 
 from tiny_blip import make_backbone, make_image
 
+from padapter.architectures import weight_gradients
+from padapter.errors import UserError
 from padapter.explain import Relevance, explain_answer
+from padapter.explain.reading import read
 from padapter.explain.rules import distributed, gradient_weighted, normalised
+from padapter.tuners import PAdapterConfig
 
 WORDS, PATCHES, HEADS, WIDTH = 4, 5, 2, 3
 
@@ -126,30 +131,32 @@ def transposed(a):
 def oracle(weights, gradients, layers, words, patches, own=None):
     """R of the words to words and patches, by equations (6), (7), (10), with lists and loops.
 
-    ``layers`` are (name, kind), kind one of "image", "self", "cross".
+    ``layers`` are (name, kind), kind one of "image", "self", "cross"; ``own`` has (shares, gradients), each (H, N), by
+    name: a token's own share is attention to itself.
     """
     r_ii, r_tt, r_ti = eye(patches), eye(words), [[0.0] * patches for _ in range(words)]
     for name, kind in layers:
-        a = bar(weights[name], gradients[name])
+        a, n = bar(weights[name], gradients[name]), len(weights[name][0])
+        shares, slopes = (own or {}).get(name, (np.zeros((1, n)), np.zeros((1, n))))
+        share = bar(shares[..., None], slopes[..., None])
+        itself = [[share[i][0] * float(i == j) for j in range(n)] for i in range(n)]
         if kind == "image":
-            r_ii = plus(r_ii, times(a, r_ii))
+            r_ii = plus(r_ii, times(plus(a, itself), r_ii))
         elif kind == "self":
+            a = plus(a, itself)
             r_tt, r_ti = plus(r_tt, times(a, r_tt)), plus(r_ti, times(a, r_ti))
         else:
             new = plus(r_ti, times(transposed(bar_of(r_tt)), times(a, bar_of(r_ii))))
-            if name == own:
-                share = bar(weights["own"][..., None], gradients["own"][..., None])
-                diagonal = [[share[i][0] * float(i == j) for j in range(words)] for i in range(words)]
-                new = plus(new, times(diagonal, r_ti))
-                r_tt = plus(r_tt, times(diagonal, r_tt))
-            r_ti = new
+            r_tt, r_ti = plus(r_tt, times(itself, r_tt)), plus(new, times(itself, r_ti))
     return np.array(r_tt), np.array(r_ti)
 
 
 def test_two_layers_of_self_and_cross_attention():
     toy = Toy()
     layers = [("image", "image"), ("self 1", "self"), ("cross 1", "cross"), ("self 2", "self"), ("cross 2", "cross")]
-    expected = oracle(toy.weights, finite_differences(toy), layers, WORDS, PATCHES, own="cross 1")
+    slopes = finite_differences(toy)
+    own = {"cross 1": (toy.weights["own"], slopes["own"])}
+    expected = oracle(toy.weights, slopes, layers, WORDS, PATCHES, own)
 
     weights = {name: torch.from_numpy(array).requires_grad_() for name, array in toy.weights.items()}
     gradients = torch.autograd.grad(toy.target(weights), list(weights.values()))
@@ -280,3 +287,63 @@ def test_a_whole_blip_against_transformers_own_attention(backbone):
     last = side.attention[-1]
     expected = weights[layers[-1][0]][:, first - 1, 1:].reshape(last.plain[0].shape)
     np.testing.assert_allclose(last.plain[0], expected, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("form", ["projected", "bottleneck"])
+def test_calibrated_weights_and_own_shares_take_part(form):
+    """All that the p-adapters of a whole model compute with, and their gradients, through the loops."""
+    backbone = make_backbone()
+    torch.manual_seed(0)
+    options = {"where": "all", "form": form, "mu": 0.3, "init_weights": False}
+    backbone.model = get_peft_model(backbone.model, PAdapterConfig(**options))
+    reading = read(backbone, make_image(0, 24), "what color is the dog ?", "red cat")
+    first = {"vision": "image", ("language", False): "self", ("language", True): "cross"}
+    layers, weights, gradients, own = [], {}, {}, {}
+    for number, record in enumerate(reading.records):
+        name = str(number)
+        layers.append((name, first.get(record.site.part) or first[record.site.part, record.site.cross]))
+        steps = record.steps
+        assert len(steps) == (2 if form == "bottleneck" else 1)
+        found = weight_gradients(reading.log_probs[1], steps, retain_graph=True)
+
+        def heads(pairs):
+            return np.concatenate([x.detach()[0].double().numpy() for x in pairs])
+
+        # Two steps side by side add up: as many heads more, whose mean is taken over half of them.
+        weights[name] = heads([step.weights for step in steps]) * len(steps)
+        gradients[name] = heads([pair[0] for pair in found])
+        own[name] = heads([step.own for step in steps]) * len(steps), heads([pair[1] for pair in found])
+    assert all(pair[0].max() > 0 for pair in own.values())
+    tokens = reading.records[0].plain.weights.shape[-1]
+    r_tt, r_ti = oracle(weights, gradients, layers, len(reading.ids), tokens, own)
+    relevance = reading.relevance(1)
+    np.testing.assert_allclose(relevance.of("text", "text"), r_tt, rtol=1e-5, atol=1e-9)
+    np.testing.assert_allclose(relevance.of("text", "image 0"), r_ti, rtol=1e-5, atol=1e-9)
+    without = oracle(weights, gradients, layers, len(reading.ids), tokens)
+    assert np.abs(without[1] - r_ti).max() > 1e-3 * r_ti.max()
+
+
+def test_other_answers_count_by_their_share_in_the_probability(backbone):
+    """The last map is that of ``-log sum p(other)``: with one other, that of ``-log p`` of each of its tokens."""
+    picture, prompt = make_image(0, 24), "is it right ?"
+    found = explain_answer(backbone, picture, prompt, "yes", others=["no", "yes"]).sides[0]
+    assert found.tokens == ("yes", "not no")
+    reading = read(backbone, picture, prompt, "no")
+    expected = [reading.relevance(number, -1.0).of("text", "image 0")[reading.row(number), 1:] for number in (0, 1)]
+    np.testing.assert_allclose(found.relevance[0][1].ravel(), np.sum(expected, axis=0), rtol=1e-6)
+    np.testing.assert_allclose(found.log_probs[1], -float(reading.log_probs.detach().sum()), rtol=1e-6)
+    three = explain_answer(backbone, picture, prompt, "yes", others=["no", "red"]).sides[0]
+    logits = [backbone.rank([picture], [prompt], ["no", "red"])[0]]
+    np.testing.assert_allclose(three.log_probs[1], -np.logaddexp.reduce(logits[0]), rtol=1e-4)
+
+
+def test_one_token_alone(backbone):
+    picture, prompt = make_image(0, 24), "what is it ?"
+    both = explain_answer(backbone, picture, prompt, "red dog").sides[0]
+    for token, number in ((2, 1), ("dog", 1), ("1", 0)):
+        one = explain_answer(backbone, picture, prompt, "red dog", token=token, layers=[1]).sides[0]
+        assert one.tokens == (both.tokens[number],)
+        np.testing.assert_allclose(one.relevance[0][0], both.relevance[0][number], rtol=1e-6)
+        assert {maps.layer for maps in one.attention} == {1}
+    with pytest.raises(UserError, match=r"--token: 'cat' is no token of 'red dog'.*1 'red', 2 'dog'"):
+        explain_answer(backbone, picture, prompt, "red dog", token="cat")

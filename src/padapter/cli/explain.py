@@ -12,8 +12,6 @@ from padapter.explain import ExplainOptions
 def explain_command(options: ExplainOptions) -> None:
     """Show which patches of a picture an answer rests on, and where every head looks, without and with the adapter."""
     output = Path(options.output).expanduser()
-    if output.is_dir():
-        raise UserError(f"--output: {output} is a folder; name a file, e.g. {output / 'explanation.html'}")
     if output.exists() and not options.overwrite:
         raise UserError(f"--output: {output} exists; --overwrite replaces it")
     prepare()

@@ -105,7 +105,7 @@ def measure_views(pixels_of: Callable[[Image.Image], Array], size: tuple[int, in
 
 
 def _probes(width: int, height: int) -> list[NDArray[np.uint8]]:
-    """Black, white, and `_OFFSETS` pictures of places, each a part of a level brighter: finer than 8 bits in the mean."""
+    """Black, white, and `_OFFSETS` pictures of places, each a part of a level brighter: finer than 8 bits."""
     shape = (height, width, 3)
     found = [np.zeros(shape, np.uint8), np.full(shape, 255, np.uint8)]
     for number in range(_OFFSETS):
