@@ -53,7 +53,7 @@ def content(explanation: Explanation) -> dict[str, Any]:
         "picture": _picture(explanation.picture),
         "size": explanation.picture.size,
         "views": [_view(view) for view in explanation.views],
-        "sides": [_side(side) for side in explanation.sides],
+        "sides": [_side(explanation, side) for side in explanation.sides],
         "modules": [_module(explanation, module, factor) for module in modules],
     }
 
@@ -74,9 +74,12 @@ def _label(module: Sequence[AttentionMap]) -> str:
 def _module(explanation: Explanation, module: Sequence[AttentionMap], factor: int) -> dict[str, Any]:
     panes = []
     for side, one in zip(explanation.sides, module, strict=True):
-        panes.append(_pane(side.title, "attention", one.plain, factor))
-        if one.calibrated is not None:
-            panes.append(_pane(side.title, "calibrated attention", one.calibrated, factor, one.own))
+        kinds = (("attention", one.plain, None), ("calibrated attention", one.calibrated, one.own))
+        for kind, grids, own in kinds:
+            if grids is not None:
+                shown = _bytes([_pooled(grid, factor) for grid in grids])
+                sums = _sums(one.views, grids, explanation.picture.size)
+                panes.append({"title": side.title, "kind": kind, **shown, **sums, **_own(own)})
     return {
         "label": _label(module),
         "name": module[0].name,
@@ -86,21 +89,25 @@ def _module(explanation: Explanation, module: Sequence[AttentionMap], factor: in
     }
 
 
-def _pane(title: str, kind: str, grids: Sequence[Array], factor: int, own: Array | None = None) -> dict[str, Any]:
-    found = {"title": title, "kind": kind, **_bytes([_pooled(grid, factor) for grid in grids])}
-    found["sums"] = [_short(value) for value in sum(grid.sum(axis=(1, 2)) for grid in grids)]
-    if own is not None:
-        found["own"] = [_short(value) for value in own]
-    return found
+def _own(own: Array | None) -> dict[str, Any]:
+    return {} if own is None else {"own": [_short(value) for value in own]}
 
 
-def _side(side: Side) -> dict[str, Any]:
+def _sums(views: Sequence[View], grids: Sequence[Array], size: tuple[int, int]) -> dict[str, Any]:
+    """What of each map lies on the picture, and what on padding."""
+    shares = [view.coverage(*size) for view in views]
+    on = np.sum([(grid * share).sum(axis=(1, 2)) for grid, share in zip(grids, shares, strict=True)], axis=0)
+    off = np.sum([(grid * (1 - share)).sum(axis=(1, 2)) for grid, share in zip(grids, shares, strict=True)], axis=0)
+    return {"sums": [_short(value) for value in on], "padding": [_short(value) for value in off]}
+
+
+def _side(explanation: Explanation, side: Side) -> dict[str, Any]:
     return {
         "title": side.title,
         "tokens": list(side.tokens),
         "words": list(side.words),
         "wordRelevance": [[_short(value) for value in row] for row in side.word_relevance],
-        "sums": [_short(value) for value in sum(grid.sum(axis=(1, 2)) for grid in side.relevance)],
+        **_sums(explanation.views, side.relevance, explanation.picture.size),
         **_bytes(side.relevance),
     }
 

@@ -15,6 +15,7 @@
   };
   const bytes = (code) => Uint8Array.from(atob(code), (character) => character.charCodeAt(0));
   const percent = (share) => `${(100 * share).toFixed(share < 0.0995 ? 1 : 0)} %`;
+  const off = (share) => (share > 0.0005 ? `padding ${percent(share)}` : "");
   const make = (tag, text, parent, name) => {
     const made = document.createElement(tag);
     if (text !== null) made.textContent = text;
@@ -54,10 +55,17 @@
     }
     return total;
   };
+  // The greatest number on the picture; padding does not show and does not count.
   const most = (views, values) => {
     let start = 0, found = 0;
     for (const view of views) {
-      for (let i = 0; i < view.rows * view.columns; i++) found = Math.max(found, values[start + i] / area(view));
+      const [left, top, right, bottom] = view.box;
+      const across = (right - left) / view.columns, down = (bottom - top) / view.rows;
+      for (let i = 0; i < view.rows * view.columns; i++) {
+        const x = left + (i % view.columns) * across, y = top + Math.floor(i / view.columns) * down;
+        const shows = x + across > 0.5 && y + down > 0.5 && x < width - 0.5 && y < height - 0.5;
+        if (shows) found = Math.max(found, values[start + i] / area(view));
+      }
       start += view.rows * view.columns;
     }
     return found * (views.length > 1 ? 2 : 1);
@@ -140,17 +148,19 @@
       const values = one < 0 ? sum(maps) : maps[one];
       const words = one < 0 ? sum(side.wordRelevance) : side.wordRelevance[one];
       const made = pane(parent, side.title, "relevance");
-      const onPicture = values.reduce((a, b) => a + b, 0), onWords = words.reduce((a, b) => a + b, 0);
+      const total = (list) => (one < 0 ? list.reduce((a, b) => a + b, 0) : list[one]);
+      const onPicture = total(side.sums), padding = total(side.padding), onWords = words.reduce((a, b) => a + b, 0);
       const line = make("p", null, made.figure, "words"), top = Math.max(...words, 1e-12);
       line.dir = "auto";
       side.words.forEach((word, i) => {
         const span = make("span", word, line);
+        line.append(" ");
         span.style.background = `color-mix(in srgb, var(--m1) ${Math.round((55 * words[i]) / top)}%, transparent)`;
         span.title = words[i].toPrecision(3);
       });
-      const all = onPicture + onWords;
-      return { made, values, words: all > 0
-        ? [`picture ${percent(onPicture / all)}`, `words ${percent(onWords / all)}`] : ["nothing raised its probability"] };
+      const all = onPicture + padding + onWords;
+      const said = [`picture ${percent(onPicture / all)}`, `words ${percent(onWords / all)}`, off(padding / all)];
+      return { made, values, words: all > 0 ? said : ["nothing raised its probability"] };
     });
     paint(items, data.views, 160);
   };
@@ -180,7 +190,11 @@
     const items = module.panes.map((item) => ({
       made: pane(parent, item.title, item.kind),
       values: of(item),
-      words: [`on the picture ${percent(pick(item.sums))}`, item.own ? `own ${percent(pick(item.own))}` : ""],
+      words: [
+        `on the picture ${percent(pick(item.sums))}`,
+        item.own ? `own ${percent(pick(item.own))}` : "",
+        off(pick(item.padding)),
+      ],
     }));
     paint(items, module.views, 160);
     const heads = $("heads"), last = module.panes[module.panes.length - 1];
