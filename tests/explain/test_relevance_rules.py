@@ -19,6 +19,7 @@ from padapter.errors import UserError
 from padapter.explain import Relevance, explain_answer
 from padapter.explain.reading import read
 from padapter.explain.rules import distributed, gradient_weighted, normalised
+from padapter.methods import get_method
 from padapter.tuners import PAdapterConfig
 
 WORDS, PATCHES, HEADS, WIDTH = 4, 5, 2, 3
@@ -347,3 +348,17 @@ def test_one_token_alone(backbone):
         assert {maps.layer for maps in one.attention} == {1}
     with pytest.raises(UserError, match=r"--token: 'cat' is no token of 'red dog'.*1 'red', 2 'dog'"):
         explain_answer(backbone, picture, prompt, "red dog", token="cat")
+
+
+def test_the_virtual_tokens_of_a_prefix_take_relevance_and_hand_none_on():
+    backbone = make_backbone()
+    picture, prompt = make_image(0, 24), "what is it ?"
+    method = get_method("prefix")
+    method.apply(backbone, method.parse({"num_virtual_tokens": "3"}))
+    reading = read(backbone, picture, prompt, "red")
+    own = [record for record in reading.records if record.site.part == "language" and not record.site.cross]
+    longest = max(record.plain.weights.shape[3] for record in own)
+    assert longest == len(reading.ids) + 3
+    side = explain_answer(backbone, picture, prompt, "red").sides[0]
+    assert side.word_relevance.shape == (1, len(side.words))
+    assert side.relevance[0].max() > 0

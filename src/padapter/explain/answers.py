@@ -12,7 +12,7 @@ from padapter.architectures import AttentionRecord
 from padapter.backbones import Backbone
 from padapter.errors import UserError
 from padapter.explain.explanation import AttentionMap, Explanation, Side
-from padapter.explain.reading import Reading, as_array, patches, read, side_of_squares, squares
+from padapter.explain.reading import Reading, as_array, of_tokens, patches, read, side_of_squares, squares
 from padapter.explain.rules import Array
 from padapter.explain.views import View
 from padapter.functional import Step
@@ -198,5 +198,6 @@ def _on_views(reading: Reading, record: AttentionRecord, step: Step, rows: list[
         read_by = weights[0][:, rows] if record.site.part == "language" else weights[0]
         return tuple(patches(layout, view, read_by.mean(axis=1)) for view in views)
     if record.site.part == "language" and layout.family.reads == "inside":
-        return tuple(squares(layout, weights[0][:, rows].mean(axis=1)[:, layout.columns]))
+        read_by = of_tokens(weights[0][:, rows].mean(axis=1), len(reading.ids))
+        return tuple(squares(layout, read_by[:, layout.columns]))
     return None

@@ -121,6 +121,7 @@ def follow(reading: Reading, gradients: Sequence[Sequence[tuple[torch.Tensor, to
         attention, own = _contributions(record, pairs)
         part, (rows, columns) = record.site.part, attention.shape[1:]
         if part == "vision" and not record.site.cross and len(attention) == views:
+            _check(record, columns, rows)
             for view in range(views):
                 _check(record, rows, relevance.sizes[f"image {view}"])
                 relevance.attend_self(f"image {view}", attention[view], own[view])
@@ -132,9 +133,16 @@ def follow(reading: Reading, gradients: Sequence[Sequence[tuple[torch.Tensor, to
             _check(record, columns, relevance.sizes["image 0"])
             relevance.attend_cross(stream, "image 0", attention[0], own[0])
         else:
-            relevance.attend_self(stream, attention[0], own[0])
+            taken = of_tokens(attention[0], rows)
+            _check(record, taken.shape[1], rows)
+            relevance.attend_self(stream, taken, own[0])
     _splice(relevance, layout)
     return relevance
+
+
+def of_tokens(attention: Array, tokens: int) -> Array:
+    """Self-attention (..., keys) to the tokens themselves: what a prefix of virtual tokens takes goes no further."""
+    return attention[..., -tokens:]
 
 
 def side_of_squares(layout: Layout) -> int:
