@@ -9,7 +9,7 @@ from typing import Any
 
 from padapter.data import open_image
 from padapter.errors import UserError
-from padapter.evaluation.evaluate import one_row
+from padapter.evaluation.beforehand import one_row
 from padapter.evaluation.predict import predict_rows
 from padapter.evaluation.source import Source, load_source
 from padapter.explain.answers import explain_answer
