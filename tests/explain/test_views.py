@@ -23,7 +23,7 @@ from padapter.data.fit import fit
 from padapter.errors import UserError
 from padapter.explain import explain_answer
 from padapter.explain.explanation import spread
-from padapter.explain.reading import patches, read, side_of_squares
+from padapter.explain.reading import mixing_of, patches, read, side_of_squares
 from padapter.explain.views import View, measure_views
 
 SIZES = [(640, 480), (200, 333), (64, 64), (37, 20), (1000, 90), (8, 9)]
@@ -161,6 +161,9 @@ def test_a_changed_patch_changes_its_own_token_and_no_other(backbones, case):
         tokens = _moved(*texts)[layout.columns][: view.rows * view.columns // side**2]
         assert tokens.reshape(view.rows // side, -1)[row // side, column // side]
         assert tokens.sum() == 1
+        mixing = mixing_of(layout, 0, len(moved))
+        np.testing.assert_allclose(mixing.sum(axis=1), 1)
+        np.testing.assert_array_equal(mixing @ moved > 0, tokens)
 
 
 def _moved(before, after, tile=0):

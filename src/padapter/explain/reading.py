@@ -184,16 +184,30 @@ def _splice(relevance: Relevance, layout: Layout) -> None:
         relevance.splice("text", "queries", layout.columns, np.eye(relevance.sizes["queries"]))
     if layout.family.reads != "inside":
         return
-    side, start = side_of_squares(layout), 0
-    for number, view in enumerate(layout.views):
-        rows, columns = np.divmod(layout.places, view.columns)
-        square = rows // side * (view.columns // side) + columns // side  # which square each patch lies in
-        count = view.rows * view.columns // side**2
-        tokens = relevance.sizes[f"image {number}"]
-        mixing = np.zeros((count, tokens))
-        mixing[square, np.arange(tokens - len(square), tokens)] = 1 / side**2
-        relevance.splice("text", f"image {number}", layout.columns[start : start + count], mixing)
-        start += count
+    start = 0
+    for number in range(len(layout.views)):
+        mixing = mixing_of(layout, number, relevance.sizes[f"image {number}"])
+        relevance.splice("text", f"image {number}", layout.columns[start : start + len(mixing)], mixing)
+        start += len(mixing)
+
+
+def mixing_of(layout: Layout, number: int, tokens: int) -> Array:
+    """Which tokens of the image encoder each token of the picture in the text is made of.
+
+    Args:
+        layout: where the tokens of the picture are.
+        number: of the view.
+        tokens: of the image encoder, a class token in front included.
+
+    Returns:
+        (tokens of the view in the text, tokens), shares; rows sum to 1.
+    """
+    view, side = layout.views[number], side_of_squares(layout)
+    rows, columns = np.divmod(layout.places, view.columns)
+    square = rows // side * (view.columns // side) + columns // side  # which square each patch lies in
+    mixing = np.zeros((view.rows * view.columns // side**2, tokens))
+    mixing[square, np.arange(tokens - len(square), tokens)] = 1 / side**2
+    return mixing
 
 
 def _contributions(record: AttentionRecord, pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> tuple[Array, Array]:
