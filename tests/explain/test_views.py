@@ -142,8 +142,8 @@ def test_a_changed_patch_changes_its_own_token_and_no_other(backbones, case):
     assert tiles == len(layout.views) == (3 if case.endswith("split") else 1)
     view = layout.views[0]
     left, top, right, bottom = view.box
-    # Next to each other, one below the other, the last.
-    for row, column in {(0, 1), (1, 0), (view.rows - 1, view.columns - 1)}:
+    # Next to each other, one below the other, the other end of the first row, the last.
+    for row, column in {(0, 1), (1, 0), (0, view.columns - 1), (view.rows - 1, view.columns - 1)}:
         changed = pixels.copy()
         across, down = (right - left) / view.columns, (bottom - top) / view.rows
         x, y = round(left + column * across), round(top + row * down)
