@@ -126,7 +126,7 @@ def test_records_say_where_they_come_from(tiny_blip, inputs):
         tiny_blip(**inputs)
     found = [(record.site.part, record.site.cross, record.layer) for record in records]
     vision = [("vision", False, layer) for layer in range(2)]
-    assert found == vision + [("language", cross, layer) for layer in range(2) for cross in (False, True)]
+    assert found == vision + [("decoder", cross, layer) for layer in range(2) for cross in (False, True)]
     cross = records[3]
     assert cross.site.name == "text_decoder.bert.encoder.layer.0.crossattention.self"
     assert cross.plain.weights.shape == (2, 4, 6, 17)
@@ -234,7 +234,7 @@ def test_a_disabled_adapter_is_recorded_as_the_base(tiny_blip, fresh_blip, input
 
 def test_mixed_batches_say_who_passed_what(tiny_blip, inputs):
     model = adapted(tiny_blip, p=1.3, mu=0.2)
-    model.add_adapter("other", PAdapterConfig(where="language", p=1.6, mu=0.1))
+    model.add_adapter("other", PAdapterConfig(where="decoder", p=1.6, mu=0.1))
     shake(model)
     names = ["default", "__base__"]
     with torch.no_grad(), mixed_batch(model, names, inputs=inputs):

@@ -117,7 +117,7 @@ def test_arrays_have_the_shapes_that_are_documented(found):
         assert side.word_relevance.shape == (2, len(side.words))
         assert side.words[0] == "[DEC]"
     assert [(one.part, one.cross, one.layer) for one in adapted.attention] == [
-        ("vision", False, 0), ("vision", False, 1), ("language", True, 0), ("language", True, 1),
+        ("vision", False, 0), ("vision", False, 1), ("decoder", True, 0), ("decoder", True, 1),
     ]  # fmt: skip
     for one, other in zip(base.attention, adapted.attention, strict=True):
         heads = 3 if one.part == "vision" else 4
@@ -127,7 +127,7 @@ def test_arrays_have_the_shapes_that_are_documented(found):
         assert other.own.shape == (heads,)
         assert (other.own > 0).all()
         # weights on patches, on the class token (not shown) and the own share make one, where the degree is "row"
-        if one.part == "language":
+        if one.part == "decoder":
             assert (other.calibrated[0].sum(axis=(1, 2)) + other.own < 1 + 1e-5).all()
     assert found.on_picture().shape == found.on_picture(0, 1).shape == (24, 40)
     np.testing.assert_allclose(found.on_picture().sum(), adapted.relevance[0].sum(), rtol=1e-2)

@@ -298,7 +298,7 @@ def test_calibrated_weights_and_own_shares_take_part(form):
     options = {"where": "all", "form": form, "mu": 0.3, "init_weights": False}
     backbone.model = get_peft_model(backbone.model, PAdapterConfig(**options))
     reading = read(backbone, make_image(0, 24), "what color is the dog ?", "red cat")
-    first = {"vision": "image", ("language", False): "self", ("language", True): "cross"}
+    first = {"vision": "image", ("decoder", False): "self", ("decoder", True): "cross"}
     layers, weights, gradients, own = [], {}, {}, {}
     for number, record in enumerate(reading.records):
         name = str(number)
@@ -356,7 +356,7 @@ def test_the_virtual_tokens_of_a_prefix_take_relevance_and_hand_none_on():
     method = get_method("prefix")
     method.apply(backbone, method.parse({"num_virtual_tokens": "3"}))
     reading = read(backbone, picture, prompt, "red")
-    own = [record for record in reading.records if record.site.part == "language" and not record.site.cross]
+    own = [record for record in reading.records if record.site.part == "decoder" and not record.site.cross]
     longest = max(record.plain.weights.shape[3] for record in own)
     assert longest == len(reading.ids) + 3
     side = explain_answer(backbone, picture, prompt, "red").sides[0]

@@ -157,7 +157,7 @@ def test_a_changed_patch_changes_its_own_token_and_no_other(backbones, case):
         np.testing.assert_array_equal(grid, expected)
         if layout.family.reads != "inside":
             continue
-        texts = [next(r for r in x.records if r.site.part == "language") for x in (before, after)]
+        texts = [next(r for r in x.records if r.site.part == "decoder") for x in (before, after)]
         tokens = _moved(*texts)[layout.columns][: view.rows * view.columns // side**2]
         assert tokens.reshape(view.rows // side, -1)[row // side, column // side]
         assert tokens.sum() == 1

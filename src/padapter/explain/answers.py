@@ -165,7 +165,7 @@ def _attention(reading: Reading, rows: list[int], layers: Collection[int] | None
         if plain is None:
             continue
         calibrated = None if message is None else _on_views(reading, record, message, rows)
-        queries = rows if record.site.part == "language" else list(range(record.plain.weights.shape[2]))
+        queries = rows if record.site.part == "decoder" else list(range(record.plain.weights.shape[2]))
         found.append(
             AttentionMap(
                 name=record.site.name,
@@ -183,7 +183,7 @@ def _attention(reading: Reading, rows: list[int], layers: Collection[int] | None
 
 def _views(reading: Reading, record: AttentionRecord) -> tuple[View, ...]:
     """What the grids of `_on_views` lie on: patches, or the squares that tokens of the text stand for."""
-    inside = record.site.part == "language" and not record.site.cross
+    inside = record.site.part == "decoder" and not record.site.cross
     side = side_of_squares(reading.layout) if inside else 1
     return tuple(view.coarser(side) for view in reading.layout.views)
 
@@ -195,9 +195,9 @@ def _on_views(reading: Reading, record: AttentionRecord, step: Step, rows: list[
     if record.site.part == "vision":
         return tuple(patches(layout, view, weights[view].mean(axis=1)) for view in views)
     if record.site.cross:
-        read_by = weights[0][:, rows] if record.site.part == "language" else weights[0]
+        read_by = weights[0][:, rows] if record.site.part == "decoder" else weights[0]
         return tuple(patches(layout, view, read_by.mean(axis=1)) for view in views)
-    if record.site.part == "language" and layout.family.reads == "inside":
+    if record.site.part == "decoder" and layout.family.reads == "inside":
         read_by = of_tokens(weights[0][:, rows].mean(axis=1), len(reading.ids))
         return tuple(squares(layout, read_by[:, layout.columns]))
     return None

@@ -25,7 +25,7 @@ class AttentionMap:
 
     Attributes:
         name: full name of the module.
-        part: "language", "vision" or "connector".
+        part: "decoder", "vision" or "connector".
         cross: whether it reads the picture by cross-attention.
         layer: its number within its part, None if its name has none.
         views: the rectangles that the grids below lie on.

@@ -72,4 +72,4 @@ def _attention(explanation: Explanation, layer: int | None) -> list[_Cell]:
 def _of_layer(attention: tuple[AttentionMap, ...], layer: int | None) -> AttentionMap | None:
     """The last module of the text, or else of any part, in a layer."""
     found = [one for one in attention if layer is None or one.layer == layer]
-    return next((one for one in reversed(found) if one.part == "language"), found[-1] if found else None)
+    return next((one for one in reversed(found) if one.part == "decoder"), found[-1] if found else None)

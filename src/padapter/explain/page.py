@@ -66,7 +66,7 @@ def _both(explanation: Explanation) -> list[tuple[AttentionMap, ...]]:
 
 def _label(module: Sequence[AttentionMap]) -> str:
     first = module[0]
-    place = {"language": "text", "vision": "image encoder", "connector": "connector"}[first.part]
+    place = {"decoder": "text", "vision": "image encoder", "connector": "connector"}[first.part]
     kind = "reads the picture" if first.cross else "among its tokens"
     return f"{place}, layer {first.layer}, {kind}"
 

@@ -90,12 +90,12 @@ def read(backbone: Backbone, image: Image.Image, prompt: str, text: str, layout:
     # What is frozen would be computed without a graph.
     batch["pixel_values"] = batch["pixel_values"].to(_dtype(backbone)).requires_grad_()
     with _differentiable(backbone), record_attention(backbone.model, gradients=True) as records:
-        logits = backbone.training_module("token")(**batch)["logits"][0]  # (L, V)
+        logits = backbone.training_module("token")(**batch)["logits"]  # (K, V), where there are labels
     labels = batch["labels"][0]
     answer = (labels >= 0).nonzero().flatten()
     if answer[0] == 0:
         raise UserError(f"the prompt {prompt!r} left no token in front of the answer; use a shorter answer.")
-    log_probs = logits[answer - 1].float().log_softmax(dim=-1).gather(1, labels[answer, None])[:, 0]
+    log_probs = logits.float().log_softmax(dim=-1).gather(1, labels[answer, None])[:, 0]
     ids = batch["input_ids"][0]
     found = layout or _layout(backbone, family, image, batch)
     return Reading(found, ids.tolist(), int(answer[0]), log_probs, _once(records))
