@@ -90,7 +90,9 @@ def test_gradient_of_the_loss_is_that_of_a_dense_cross_entropy(reduction):
 def test_logits_are_computed_for_labelled_tokens_only(backbone, examples):
     batch = backbone.collate(examples)
     seen = []
-    backbone.model.text_decoder.cls.predictions.register_forward_hook(lambda _m, inputs, _out: seen.append(inputs[0].shape[0]))
+    backbone.model.text_decoder.cls.predictions.register_forward_hook(
+        lambda _m, inputs, _out: seen.append(inputs[0].shape[0])
+    )
     logits = backbone.training_module("sequence")(**batch)["logits"]
     tokens = int((batch["labels"] != -100).sum())
     assert tokens < batch["labels"].numel() / 2

@@ -352,7 +352,7 @@ class CrossAttendingBackbone(SquarePictures):
 
 
 def encode_images(model: Any, part: str, pixel_values: torch.Tensor) -> torch.Tensor:
-    """Run the image encoder; without a graph if nothing in it is trained.
+    """Run the image encoder; without a graph if nothing in it is trained, and nobody asks for gradients of the pixels.
 
     Args:
         model: possibly with adapters injected.
@@ -363,8 +363,8 @@ def encode_images(model: Any, part: str, pixel_values: torch.Tensor) -> torch.Te
         (I, N, d) normalised states of all image tokens, class token first.
     """
     encoder = model.get_submodule(part)
-    trained = any(parameter.requires_grad for parameter in encoder.parameters())
-    with torch.set_grad_enabled(trained and torch.is_grad_enabled()):
+    wanted = pixel_values.requires_grad or any(parameter.requires_grad for parameter in encoder.parameters())
+    with torch.set_grad_enabled(wanted and torch.is_grad_enabled()):
         states: torch.Tensor = encoder(pixel_values=pixel_values).last_hidden_state
         return states
 

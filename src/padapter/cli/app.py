@@ -13,6 +13,7 @@ from padapter.cli.compare import compare_command
 from padapter.cli.convert import convert
 from padapter.cli.data import import_command, preview_command
 from padapter.cli.environment import env_command
+from padapter.cli.explain import explain_command
 from padapter.cli.flags import command, guarded
 from padapter.cli.handlers import (
     check_command,
@@ -23,6 +24,7 @@ from padapter.cli.handlers import (
     submit_command,
 )
 from padapter.cli.handlers import train_command as train_handler
+from padapter.explain import ExplainOptions
 from padapter.importers import IMPORTERS
 from padapter.options import (
     CompareOptions,
@@ -47,6 +49,7 @@ data = typer.Typer(help="Make data of what you have, check them, look at them, a
 app.command("train")(command(TrainOptions, train_handler))
 app.command("eval")(command(EvalOptions, eval_command))
 app.command("predict")(command(PredictOptions, predict_command))
+app.command("explain")(command(ExplainOptions, explain_command))
 app.command("submit")(command(SubmitOptions, submit_command))
 app.command("compare")(command(CompareOptions, compare_command))
 app.command("methods")(guarded(methods_command))
