@@ -173,10 +173,10 @@ def _sections(found: Diagnosis) -> Iterator[Section]:
     yield Section(
         "calibration",
         "How much does calibration change the weights?",
-        "The Kullback-Leibler divergence compares calibrated with plain weights of the same query in the adapted model; "
-        "the query's own share is left out of both.",
-        "A longer bar is a greater change; a diamond right of its square means that calibration spreads the weight over "
-        "more nodes.",
+        "The Kullback-Leibler divergence compares calibrated with plain weights of the same query in the adapted "
+        "model; the query's own share is left out of both.",
+        "A longer bar is a greater change; a diamond right of its square means that calibration spreads the weight "
+        "over more nodes.",
         [_draw("kl", "Change and spread", lambda: figures.figure_calibration(found, palette=PAGE))]
         if calibrated
         else [],
@@ -213,8 +213,8 @@ def _sections(found: Diagnosis) -> Iterator[Section]:
         "maps",
         "Where do query and value nodes lie?",
         "t-SNE puts tokens with near features close together. Before and after share one map, with the same tokens.",
-        "Two separate clouds are query and value nodes in different regions; how far apart clouds lie, and how big they "
-        "are, means little.",
+        "Two separate clouds are query and value nodes in different regions; how far apart clouds lie, and how big "
+        "they are, means little.",
         [
             _draw(
                 f"map-{number}",
