@@ -29,6 +29,13 @@ from padapter.architectures.interface import (
 from padapter.architectures.language import BERT, DECODERS, ENCODER_DECODERS, KOSMOS2
 from padapter.architectures.mplug import MPLUG
 from padapter.architectures.node_query import PackedSlice
+from padapter.architectures.recording import (
+    AttentionRecord,
+    Message,
+    attention_sites,
+    record_attention,
+    weight_gradients,
+)
 from padapter.architectures.shimmed import BLIP, GIT, TROCR
 from padapter.architectures.sites import AttentionSite, FeedForwardSite, Site, describe_sites, find_sites, part_of
 from padapter.architectures.table import (
@@ -54,12 +61,14 @@ __all__ = [
     "Architecture",
     "AttentionAdapter",
     "AttentionCall",
+    "AttentionRecord",
     "AttentionRow",
     "AttentionShim",
     "AttentionSite",
     "FeedForwardRow",
     "FeedForwardSite",
     "InterfaceShim",
+    "Message",
     "NodeQuery",
     "PackedSlice",
     "Place",
@@ -67,14 +76,17 @@ __all__ = [
     "architectures",
     "as_pattern",
     "attach",
+    "attention_sites",
     "default_sites",
     "describe_sites",
     "detach",
     "find_sites",
     "p_adapter_attention",
     "part_of",
+    "record_attention",
     "register_architecture",
     "unregister_architecture",
+    "weight_gradients",
 ]
 
 for _architecture in (BLIP, GIT, TROCR, DECODERS, ENCODER_DECODERS, BERT, KOSMOS2, VISION, CONNECTORS, MPLUG):

@@ -23,6 +23,7 @@ from padapter.architectures.node_query import NodeQueryTap, PackedSlice
 from padapter.architectures.padding import PaddingTap
 from padapter.architectures.sites import AttentionSite
 from padapter.errors import UserError
+from padapter.functional.graph import Step
 
 ATTENTION_NAME = "p_adapter"
 _LAYER = "_padapter_layer"
@@ -53,6 +54,8 @@ class AttentionCall:
         packed: which slice of a packed sequence this is, where a module attends to one image after another.
         present: (B or 1, N1), which queries of an encoder's cross-attention are no padding; None where nothing is known
             of padding.
+        passed: told of every message passing, if somebody records it: the adapter's name, its form, the rows of the
+            batch it serves (None: all) and the step, from whose very tensors the context is then made.
     """
 
     query: torch.Tensor
@@ -67,6 +70,7 @@ class AttentionCall:
     node_query: torch.Tensor | None = None
     packed: PackedSlice | None = None
     present: torch.Tensor | None = None
+    passed: Callable[[str, str, tuple[int, ...] | None, Step], None] | None = None
 
 
 class AttentionAdapter(Protocol):
@@ -232,7 +236,7 @@ def attach(site: AttentionSite, adapter: AttentionAdapter) -> None:
         UserError: if the module already answers to another adapter layer, or cannot be redirected.
     """
     module = site.module
-    current = module.__dict__.get(_LAYER)
+    current = attached(module)
     if current is adapter:
         return
     if current is not None:
@@ -257,6 +261,16 @@ def attach(site: AttentionSite, adapter: AttentionAdapter) -> None:
         module.__dict__[_TAP] = NodeQueryTap(module, site.row.node_query)  # type: ignore[arg-type]
     if site.padding is not None:
         module.__dict__[_PADDING] = PaddingTap(module, site.padding)  # type: ignore[arg-type]
+
+
+def attached(module: nn.Module) -> AttentionAdapter | None:
+    """The adapter layer that an attention module answers to, if any."""
+    return module.__dict__.get(_LAYER)
+
+
+def replace_adapter(module: nn.Module, adapter: AttentionAdapter) -> None:
+    """Make an attention module that answers to an adapter layer answer to another one."""
+    module.__dict__[_LAYER] = adapter
 
 
 def detach(module: nn.Module) -> None:

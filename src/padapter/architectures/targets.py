@@ -36,7 +36,7 @@ def default_sites(
     def included(name: str, site: Site) -> bool:
         if not (attention if isinstance(site, AttentionSite) else feed_forward):
             return False
-        if kept is not None and _layer(name) not in kept:
+        if kept is not None and layer_index(name) not in kept:
             return False
         return everything or site.part in parts
 
@@ -62,7 +62,8 @@ def as_pattern(chosen: Collection[str], names: Collection[str]) -> str:
     return "|".join(re.escape(name) for name in chosen)
 
 
-def _layer(name: str) -> int | None:
+def layer_index(name: str) -> int | None:
+    """The layer that a module belongs to: the first number in its full name, None if there is none."""
     return next((int(part) for part in name.split(".") if part.isdigit()), None)
 
 
@@ -70,7 +71,7 @@ def _generalised(name: str, layers_of: Collection[str]) -> str:
     """The name as an expression: any number for each number, but for the first one those of ``layers_of`` if given."""
     first = r"\d+"
     if layers_of:
-        indices = sorted({index for other in layers_of if (index := _layer(other)) is not None})
+        indices = sorted({index for other in layers_of if (index := layer_index(other)) is not None})
         first = "(?:" + "|".join(map(str, indices)) + ")"
     parts = name.split(".")
     seen = False

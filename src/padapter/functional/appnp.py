@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from padapter.functional._arguments import check_dropout, check_number, check_steps
-from padapter.functional.graph import AttentionGraph, GraphArguments, attention_graph, drop, without_autocast
+from padapter.functional.graph import AttentionGraph, GraphArguments, Step, attention_graph, drop, without_autocast
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -95,6 +95,30 @@ def appnp_weights(
     return weights.to(value.dtype), torch.full_like(weights[..., 0], teleport).to(value.dtype)
 
 
+def appnp_step(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    teleport: float,
+    steps: int = 1,
+    update_values: bool = False,
+    **graph: Unpack[GraphArguments],
+) -> Step:
+    """The last step of `appnp_attention`, taken apart; arguments and errors are its own."""
+    check_propagation(teleport, steps, 0.0)
+    with without_autocast(query.device):
+        nodes = attention_graph(query, key, value, **graph)
+        return last_step(nodes, teleport, features_before(nodes, teleport, steps, update_values, 0.0))
+
+
+def last_step(nodes: AttentionGraph, teleport: float, features: Tensor, mapping: Tensor | None = None) -> Step:
+    """The step from ``features`` (B, H, N2, dh) of the value nodes to the queries, and ``mapping`` (H, dh, dh)."""
+    weights = (1 - teleport) * nodes.adjacency()
+    own = torch.full_like(weights[..., 0], teleport)
+    return Step(weights, own, features, nodes.query, mapping)
+
+
 def check_propagation(teleport: float, steps: int, dropout_p: float) -> None:
     """Refuse numbers out of range."""
     check_number("teleport", teleport, 0.0, 1.0)
@@ -124,12 +148,26 @@ def propagate(
     Returns:
         (B, H, N1, dh).
     """
+    features = features_before(nodes, teleport, steps, update_values, dropout_p, transform)
+    features = (1 - teleport) * (drop(nodes.adjacency(), dropout_p) @ features) + teleport * nodes.query
+    return features if transform is None else transform(features, steps)
+
+
+def features_before(
+    nodes: AttentionGraph,
+    teleport: float,
+    steps: int,
+    update_values: bool,
+    dropout_p: float,
+    transform: Callable[[Tensor, int], Tensor] | None = None,
+) -> Tensor:
+    """The value nodes' features (B, H, N2, dh) before the last of the steps of `propagate`."""
     to_queries = nodes.adjacency()
     # Without moving values, what the queries get in the last step depends on no step before.
     first = 1 if update_values else steps
     # A bipartite graph: queries after step K need only values after K - 1, these only queries after K - 2, and so on.
     features = nodes.value if (steps - first) % 2 == 0 else nodes.query
-    for step in range(first, steps + 1):
+    for step in range(first, steps):
         at_queries = (steps - step) % 2 == 0
         weights, own = (to_queries, nodes.query) if at_queries else (to_queries.mT, nodes.value)
         features = (1 - teleport) * (drop(weights, dropout_p) @ features) + teleport * own

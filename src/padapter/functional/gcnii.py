@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from padapter.functional._arguments import check_matrices, check_number
-from padapter.functional.appnp import appnp_weights, check_propagation, propagate
-from padapter.functional.graph import GraphArguments, attention_graph, without_autocast
+from padapter.functional.appnp import appnp_weights, check_propagation, features_before, last_step, propagate
+from padapter.functional.graph import GraphArguments, Step, attention_graph, without_autocast
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -64,14 +66,42 @@ def gcnii_attention(
     with without_autocast(query.device):
         nodes = attention_graph(query, key, value, **graph)
         check_matrices("mapping", mapping, *nodes.value.shape[1::2])
-        W = mapping.to(nodes.value.dtype)
-
-        def mapped(features: Tensor, step: int) -> Tensor:
-            b = math.log(theta / step + 1)
-            return (1 - b) * features + b * (features @ W)
-
-        context = propagate(nodes, teleport, steps, update_values, dropout_p, mapped)
+        transform = _transform(mapping.to(nodes.value.dtype), theta)
+        context = propagate(nodes, teleport, steps, update_values, dropout_p, transform)
     return context.to(value.dtype)
+
+
+def _transform(W: Tensor, theta: float) -> Callable[[Tensor, int], Tensor]:
+    def transform(features: Tensor, step: int) -> Tensor:
+        b = math.log(theta / step + 1)
+        return (1 - b) * features + b * (features @ W)
+
+    return transform
+
+
+def gcnii_step(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    mapping: Tensor,
+    teleport: float,
+    theta: float,
+    steps: int = 1,
+    update_values: bool = False,
+    **graph: Unpack[GraphArguments],
+) -> Step:
+    """The last step of `gcnii_attention`, taken apart; arguments and errors are its own."""
+    check_propagation(teleport, steps, 0.0)
+    check_number("theta", theta, 0.0, math.inf)
+    with without_autocast(query.device):
+        nodes = attention_graph(query, key, value, **graph)
+        check_matrices("mapping", mapping, *nodes.value.shape[1::2])
+        W = mapping.to(nodes.value.dtype)
+        transform = _transform(W, theta)
+        features = features_before(nodes, teleport, steps, update_values, 0.0, transform)
+        identity = torch.eye(W.shape[-1], dtype=W.dtype, device=W.device).expand_as(W)
+        return last_step(nodes, teleport, features, transform(identity, steps))
 
 
 def gcnii_weights(

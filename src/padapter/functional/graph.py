@@ -110,6 +110,60 @@ def attention_graph(
     return AttentionGraph(node_query.to(dtype), value.to(dtype), log_M, removed, inverse_root_D)
 
 
+class Step(NamedTuple):
+    """The last step of a graph layer, taken apart: ``context = (W X + own F) T``.
+
+    Attributes:
+        weights: (B, H, N1, N2), W.
+        own: (B, H, N1), the query nodes' own share.
+        value: (B, H, N2, dh), X: the value nodes' features before the step.
+        query: (B, H, N1, dh), F: the query nodes' features before the first step.
+        mapping: (H, dh, dh), T: what features are multiplied with after the step; None for the identity.
+    """
+
+    weights: Tensor
+    own: Tensor
+    value: Tensor
+    query: Tensor
+    mapping: Tensor | None = None
+
+    def context(self, dropout_p: float = 0.0) -> Tensor:
+        """(B, H, N1, dh), computed from these very tensors, so that gradients with respect to them exist."""
+        with without_autocast(self.weights.device):
+            context = drop(self.weights, dropout_p) @ self.value + self.own.unsqueeze(-1) * self.query
+            return context if self.mapping is None else context @ self.mapping
+
+
+def plain_step(
+    query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, is_causal: bool, scale: float | None
+) -> Step:
+    """Attention as it is, ``softmax(scale Q K^T + mask) V``, taken apart.
+
+    Args:
+        query: (B, H, N1, dk).
+        key: (B, Hkv, N2, dk), Hkv dividing H.
+        value: (B, Hkv, N2, dh).
+        attention_mask: broadcastable to (B, H, N1, N2), as in `GraphArguments`.
+        is_causal: whether query i attends to keys 0..i only.
+        scale: factor of the scores. Default: ``1 / sqrt(dk)``.
+
+    Returns:
+        The step, with all H heads, in float32 (float64 if an input is). Queries have no share of their own, and their
+        features are zeros: they may be of another width.
+    """
+    dtype = torch.float32
+    for tensor in (query, key, value):
+        dtype = torch.promote_types(dtype, tensor.dtype)
+    with without_autocast(query.device):
+        groups = query.shape[1] // key.shape[1]
+        key, value = (states.to(dtype).repeat_interleave(groups, dim=1) for states in (key, value))
+        log_M, removed = _log_attention(query.to(dtype), key, attention_mask, is_causal, scale)
+        weights = log_M.exp()
+        weights = weights if removed is None else weights.masked_fill(removed, 0.0)
+    own = torch.zeros_like(weights[..., 0])
+    return Step(weights, own, value, torch.zeros_like(own).unsqueeze(-1))
+
+
 def drop(weights: Tensor, dropout_p: float) -> Tensor:
     """Drop weights as attention dropout does; always, if ``dropout_p`` > 0."""
     return torch.nn.functional.dropout(weights, dropout_p) if dropout_p > 0.0 else weights

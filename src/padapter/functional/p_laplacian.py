@@ -18,7 +18,7 @@ from torch import Tensor
 
 from padapter.functional._arguments import Degree, check_dropout, check_p_laplacian
 from padapter.functional.dispatch import choose
-from padapter.functional.graph import AttentionGraph, GraphArguments, attention_graph, drop, without_autocast
+from padapter.functional.graph import AttentionGraph, GraphArguments, Step, attention_graph, drop, without_autocast
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -171,13 +171,48 @@ def p_laplacian_weights(
     Raises:
         ValueError: as `p_laplacian_attention`.
     """
+    last = p_laplacian_step(
+        query, key, value, p=p, mu=mu, metric_factor=metric_factor, steps=steps, update_values=update_values,
+        node_query=node_query, attention_mask=attention_mask, is_causal=is_causal, scale=scale, degree=degree,
+    )  # fmt: skip
+    return last.weights.to(value.dtype), last.own.to(value.dtype)
+
+
+def p_laplacian_step(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    p: float | Tensor,
+    mu: float | Tensor,
+    metric_factor: Tensor | None = None,
+    steps: int = 1,
+    update_values: bool = False,
+    **graph: Unpack[GraphArguments],
+) -> Step:
+    """The last step of `p_laplacian_attention`, taken apart.
+
+    Args:
+        query: (B, H, N1, dk); all arguments are those of `p_laplacian_attention`.
+        key: (B, Hkv, N2, dk).
+        value: (B, Hkv, N2, dh).
+        p: scalar or (H,).
+        mu: scalar or (H,).
+        metric_factor: (H, dh, dh).
+        steps: K.
+        update_values: whether the value nodes move too.
+        **graph: see `GraphArguments`.
+
+    Returns:
+        The step in float32, or float64 if an input is.
+
+    Raises:
+        ValueError: as `p_laplacian_attention`.
+    """
     with without_autocast(query.device):
-        last = _last_step(
-            query, key, value, p, mu, metric_factor, steps, update_values, 0.0,
-            node_query=node_query, attention_mask=attention_mask, is_causal=is_causal, scale=scale, degree=degree,
-        )  # fmt: skip
+        last = _last_step(query, key, value, p, mu, metric_factor, steps, update_values, 0.0, **graph)
     own = torch.zeros_like(last.weights[..., 0]) if last.beta is None else last.beta.squeeze(-1)
-    return last.weights.to(value.dtype), own.to(value.dtype)
+    return Step(last.weights, own, last.value, last.query)
 
 
 class _LastStep(NamedTuple):

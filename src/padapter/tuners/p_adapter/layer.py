@@ -285,7 +285,7 @@ class PAdapterLayer(BottleneckLayer):
         if "metric_factor" in operator.takes:
             arguments["metric_factor"] = self._metric_factor(call.query)
         arguments["node_query"] = None if call.node_query is None else group.take(call.node_query)
-        context = operator.context(query, key, value, dropout_p=call.dropout, **arguments)
+        context = self._pass(adapter_name, call, group, operator, query, key, value, **arguments)
         weights = operator.weights(query, key, value, **arguments)[0] if call.need_weights else None
         # Contiguous, as transformers' own attention functions return it: some modules use `view` on it. And a copy
         # where there are gradients: the fused operators keep their context, and modules may change theirs in place.
@@ -302,8 +302,18 @@ class PAdapterLayer(BottleneckLayer):
         key, value = key.repeat_interleave(shared, 1), value.repeat_interleave(shared, 1)  # (rows, H, N2, dk | dh)
         arguments["node_query"] = self._bottleneck_features(adapter_name, query)
         features = self._bottleneck_features(adapter_name, value)
-        message = operator.context(query, key, features, dropout_p=call.dropout, **arguments)
+        message = self._pass(adapter_name, call, group, operator, query, key, features, **arguments)
         return message.transpose(1, 2).flatten(2)
+
+    def _pass(
+        self, name: str, call: AttentionCall, group: Group, operator: MessagePassing, *states: torch.Tensor, **more: Any
+    ) -> torch.Tensor:
+        """Pass messages between query, key and value: (rows, H, N1, dh). A recorded call is computed step by step."""
+        if call.passed is None:
+            return operator.context(*states, dropout_p=call.dropout, **more)
+        step = operator.last_step(*states, **more)
+        call.passed(name, self._form(group), group.rows, step)
+        return step.context(call.dropout).to(states[2].dtype)
 
     def _bottleneck_features(self, adapter_name: str, states: torch.Tensor) -> torch.Tensor:
         """``(Wo x + b) W_down`` of states (B, H, N, dh), cut into heads: (B, H, N, r / H)."""

@@ -11,13 +11,17 @@ import torch
 from padapter.architectures.padding import hidden_keys
 from padapter.errors import UserError
 from padapter.functional import (
+    Step,
     appnp_attention,
+    appnp_step,
     appnp_weights,
     gcn_attention,
     gcn_weights,
     gcnii_attention,
+    gcnii_step,
     gcnii_weights,
     p_laplacian_attention,
+    p_laplacian_step,
     p_laplacian_weights,
 )
 
@@ -43,12 +47,25 @@ class MessagePassing:
             * ``update_values``: whether value nodes may move; False in decoders, where query i must reach no other.
             * ``mapping`` (H, dh, dh): one matrix per head, trained from the identity, to which weight decay pulls it.
         steps_in_decoders: whether, given the config, more steps change anything where value nodes keep their features.
+        step: the arguments of ``weights``, to the last step taken apart (`padapter.functional.Step`). None where the
+            context is ``W V + own F`` of the features given: then ``weights`` says it all.
     """
 
     context: Callable[..., torch.Tensor]
     weights: Callable[..., tuple[torch.Tensor, torch.Tensor]]
     takes: frozenset[str] = frozenset()
     steps_in_decoders: Callable[[Any], bool] = lambda config: True
+    step: Callable[..., Step] | None = None
+
+    def last_step(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **arguments: Any) -> Step:
+        """The last step taken apart; arguments as ``weights`` takes them."""
+        if self.step is not None:
+            return self.step(query, key, value, **arguments)
+        weights, own = self.weights(query, key, value, **arguments)
+        nodes = query if arguments.get("node_query") is None else arguments["node_query"]
+        groups = weights.shape[1] // value.shape[1]
+        features, nodes = (states.to(weights.dtype) for states in (value.repeat_interleave(groups, dim=1), nodes))
+        return Step(weights, own, features, nodes)
 
 
 MESSAGE_PASSING: dict[str, MessagePassing] = {
@@ -59,6 +76,7 @@ MESSAGE_PASSING: dict[str, MessagePassing] = {
         frozenset({"p", "mu", "steps", "metric_factor", "update_values"}),
         # p = 2: the weights do not depend on the features
         steps_in_decoders=lambda config: config.learn_p or config.p != 2,
+        step=p_laplacian_step,
     ),
     # The graph convolution that plain attention is; what is left is a vanilla adapter (equation 9).
     "gcn": MessagePassing(gcn_attention, gcn_weights),
@@ -68,12 +86,14 @@ MESSAGE_PASSING: dict[str, MessagePassing] = {
         appnp_weights,
         frozenset({"steps", "teleport", "update_values"}),
         steps_in_decoders=lambda config: False,
+        step=appnp_step,
     ),
     # Personalised propagation with an identity mapping.
     "gcnii": MessagePassing(
         gcnii_attention,
         gcnii_weights,
         frozenset({"steps", "teleport", "theta", "mapping", "update_values"}),
+        step=gcnii_step,
     ),
 }
 
