@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from padapter.architectures import AttentionSite, default_sites, find_sites
-from padapter.architectures.recording import AttentionRecord, record_attention
+from padapter.architectures import WHERE, AttentionSite, default_sites, find_sites, record_attention
+from padapter.architectures.recording import AttentionRecord
 from padapter.backbones import Backbone, TrainingExample
 from padapter.backbones.base import evaluating
 from padapter.data import LoadedData, load_data
@@ -126,8 +126,11 @@ class _Readers:
     def read(self, examples: Sequence[TrainingExample]) -> None:
         """Read one batch in every state."""
         for (backbone, context), readers in zip(self.states, self.readers, strict=True):
-            batch = backbone.collate(examples)
-            batch = {name: value.to(backbone.device) for name, value in batch.items()}
+            dtype = next(it.dtype for it in backbone.base_model.parameters() if it.is_floating_point())
+            batch = {
+                name: value.to(backbone.device, dtype if value.is_floating_point() else value.dtype)
+                for name, value in backbone.collate(examples).items()
+            }
             tokens = batch.get("attention_mask")
 
             def count(
@@ -173,8 +176,6 @@ def attention_sites(backbone: Backbone) -> list[AttentionSite]:
 def _sites(backbone: Backbone, where: str | None) -> list[str]:
     """Names of the attention modules to look at, in the order of the model."""
     sites = find_sites(backbone.base_model)
-    from padapter.architectures import WHERE
-
     words = [word.strip() for word in (where or "decoder").split(",") if word.strip()]
     unknown = sorted(set(words) - set(WHERE))
     if unknown or not words:

@@ -157,7 +157,7 @@ def figure_calibration(diagnosis: Diagnosis, *, palette: Palette = LIGHT) -> Fig
         right.set_xlabel("entropy, nats")
         for axes in (left, right):
             axes.margins(x=0.08)
-            axes.locator_params(axis="x", nbins=6)
+            axes.locator_params(axis="x", nbins=4)
         left.set_xlim(left=0)
         _layers_on(left, [label for label, *_ in found], palette)
         keys = [_key("s", palette.series[1], "plain", 6.5), _key("D", palette.series[2], "calibrated", 6.5)]

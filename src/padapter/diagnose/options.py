@@ -8,7 +8,8 @@ from pathlib import PurePath
 from padapter.options.fields import check_at_least, check_choices, option, refuse
 
 #: What a file of results may be, by how its name ends.
-PAGE, NUMBERS = (".html",), (".json", ".csv")
+PAGE: tuple[str, ...] = (".html",)
+NUMBERS: tuple[str, ...] = (".json", ".csv")
 
 
 @dataclass(kw_only=True)

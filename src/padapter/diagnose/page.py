@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -56,9 +58,12 @@ class Line:
     cells: list[str]
 
 
+#: Columns of the table: heading over several columns, and heading.
 HEADS = (
-    "p", "mu", "Heterophily before", "after", "calibrated", "of random weights", "KL, nats",
-    "Entropy before, nats", "after", "calibrated", "Own share",
+    ("", "p"), ("", "mu"),
+    ("Heterophily", "before"), ("Heterophily", "after"), ("Heterophily", "calibrated"), ("Heterophily", "by chance"),
+    ("Entropy, nats", "before"), ("Entropy, nats", "after"), ("Entropy, nats", "calibrated"),
+    ("Calibration", "KL, nats"), ("Calibration", "own share"),
 )  # fmt: skip
 
 
@@ -69,6 +74,7 @@ def render(found: Diagnosis) -> str:
         page=found,
         headlines=headlines(found),
         heads=HEADS,
+        groups=[(group, len(list(heads))) for group, heads in groupby(HEADS, key=lambda head: head[0])],
         lines=[_line(layer) for layer in found.layers],
         sections=[section for section in _sections(found) if section.drawings],
     )
@@ -121,10 +127,10 @@ def _line(layer: Layer) -> Line:
         _number(None if after is None else after.plain.heterophily),
         _number(None if calibrated is None else calibrated.heterophily),
         _number(before.random) if after is None else f"{_number(before.random)} → {_number(after.random)}",
-        _number(None if after is None else after.divergence),
         _number(before.plain.entropy, 2),
         _number(None if after is None else after.plain.entropy, 2),
         _number(None if calibrated is None else calibrated.entropy, 2),
+        _number(None if after is None else after.divergence),
         _number(None if after is None else after.own),
     ]
     return Line(layer.label, cells)
@@ -151,7 +157,7 @@ def _sections(found: Diagnosis) -> Iterator[Section]:
     calibrated = [layer for layer in adapted if layer.after is not None and layer.after.calibrated is not None]
     overview = []
     if any(layer.exponents for layer in layers):
-        overview.append(_draw("p-mu", "p and mu", lambda: figures.figure_p_mu(found, palette=PAGE)))
+        overview.append(_draw("p-mu", "p and mu", partial(figures.figure_p_mu, found, palette=PAGE)))
     yield Section(
         "exponents",
         "What was learnt about attention",
@@ -167,7 +173,7 @@ def _sections(found: Diagnosis) -> Iterator[Section]:
         "Heterophily is one minus the cosine between query and value node, weighted by attention.",
         "Right of the line, attention prefers value nodes less like the query than chance would; left of it, more "
         "alike ones.",
-        [_draw("unlike", "Heterophily against chance", lambda: figures.figure_heterophily(found, palette=PAGE))],
+        [_draw("unlike", "Heterophily against chance", partial(figures.figure_heterophily, found, palette=PAGE))],
         wide=True,
     )
     yield Section(
@@ -177,7 +183,7 @@ def _sections(found: Diagnosis) -> Iterator[Section]:
         "model; the query's own share is left out of both.",
         "A longer bar is a greater change; a diamond right of its square means that calibration spreads the weight "
         "over more nodes.",
-        [_draw("kl", "Change and spread", lambda: figures.figure_calibration(found, palette=PAGE))]
+        [_draw("kl", "Change and spread", partial(figures.figure_calibration, found, palette=PAGE))]
         if calibrated
         else [],
         wide=True,
@@ -190,7 +196,7 @@ def _sections(found: Diagnosis) -> Iterator[Section]:
         "A bar above the line means that nodes at this distance are listened to more, in percentage points of the "
         "query's weight.",
         [
-            _draw(f"near-{number}", layer.label, lambda layer=layer: figures.figure_gain(layer, palette=PAGE))
+            _draw(f"near-{number}", layer.label, partial(figures.figure_gain, layer, palette=PAGE))
             for number, layer in enumerate(adapted)
         ],
     )
@@ -203,7 +209,7 @@ def _sections(found: Diagnosis) -> Iterator[Section]:
             _draw(
                 f"offset-{number}",
                 layer.label,
-                lambda layer=layer: figures.figure_gain(layer, by="offset", palette=PAGE),
+                partial(figures.figure_gain, layer, by="offset", palette=PAGE),
             )
             for number, layer in enumerate(adapted)
             if layer.part == "language" and any(change is not None for change in layer.gain("offset"))
@@ -219,7 +225,7 @@ def _sections(found: Diagnosis) -> Iterator[Section]:
             _draw(
                 f"map-{number}",
                 layer.label,
-                lambda layer=layer: figures.figure_tsne(layer, seed=found.seed, palette=PAGE),
+                partial(figures.figure_tsne, layer, seed=found.seed, palette=PAGE),
             )
             for number, layer in enumerate(layers)
             if _has_map(layer)

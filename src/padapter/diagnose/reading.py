@@ -127,7 +127,7 @@ class LayerReader:
         value_chances = random_keys(seed, self.number, item, 1, count=len(keys))
         points.values.add(value_chances, value[:, keys].swapaxes(0, 1).astype(np.float32))
         some = queries[np.sort(chances.argsort(kind="stable")[: self.sampling.queries])]
-        edges = np.ix_(range(len(plain)), some, keys)
+        edges = np.ix_(np.arange(len(plain)), some, keys)
         self.meter.add(
             NodeGraph(
                 query=query[:, some] @ self.factors.heads,

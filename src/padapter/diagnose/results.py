@@ -185,7 +185,8 @@ class Diagnosis:
     def numbers(self) -> list[dict[str, Any]]:
         """Every number as one record: layer, state, weights, quantity, group, head, mean, std and count.
 
-        ``head`` is None for the mean over heads, ``group`` the tenth (1 to 10) or offset of a profile.
+        ``head`` is None for the mean over heads. ``group`` is the tenth (1 to 10) or offset of a profile; of p and mu
+        "used", and "stored" for a parameter that is out of range and counts as the nearest allowed value.
         """
         return [record for layer in self.layers for record in _records(layer)]
 
@@ -199,9 +200,12 @@ def _records(layer: Layer) -> list[dict[str, Any]]:
     }
     found: list[dict[str, Any]] = []
     for name, exponent in layer.exponents.items():
-        for head, value in enumerate(exponent.value):
-            record = _record(name, float(value), head=head if len(exponent.value) > 1 else None)
-            found += [about | record | {"state": "after"}, about | record | {"state": "start", "mean": exponent.start}]
+        found.append(about | _record(name, exponent.start) | {"state": "start"})
+        several = len(exponent.value) > 1
+        for kind, values in (("used", exponent.value), ("stored", exponent.stored)):
+            for head, value in enumerate(() if values is None else values):
+                record = _record(name, float(value), group=kind, head=head if several else None)
+                found.append(about | record | {"state": "after"})
     for state_name in STATES:
         state: State | None = getattr(layer, state_name)
         if state is None:
