@@ -210,7 +210,8 @@ def _linear(module: nn.Module) -> nn.Module:
 
 
 def _flat(value: torch.Tensor | float) -> Array:
-    return np.atleast_1d(np.asarray(torch.as_tensor(value).detach().cpu(), dtype=np.float64))
+    number = value.detach().cpu() if isinstance(value, torch.Tensor) else value
+    return np.atleast_1d(np.asarray(number, dtype=np.float64))
 
 
 def _numpy(tensor: torch.Tensor) -> Array:

@@ -200,24 +200,24 @@ def _records(layer: Layer) -> list[dict[str, Any]]:
     }
     found: list[dict[str, Any]] = []
     for name, exponent in layer.exponents.items():
-        found.append(about | _record(name, exponent.start) | {"state": "start"})
+        found.append(_record(name, exponent.start) | about | {"state": "start"})
         several = len(exponent.value) > 1
         for kind, values in (("used", exponent.value), ("stored", exponent.stored)):
             for head, value in enumerate(() if values is None else values):
                 record = _record(name, float(value), group=kind, head=head if several else None)
-                found.append(about | record | {"state": "after"})
+                found.append(record | about | {"state": "after"})
     for state_name in STATES:
         state: State | None = getattr(layer, state_name)
         if state is None:
             continue
-        own: dict[str, Statistic | None] = {
-            "random heterophily": state.random, "divergence": state.divergence, "own share": state.own
-        }  # fmt: skip
-        found += [about | {"state": state_name} | record for name, it in own.items() for record in _expanded(name, it)]
+        context = about | {"state": state_name}
+        for name, statistic in (
+            ("random heterophily", state.random), ("divergence", state.divergence), ("own share", state.own)
+        ):  # fmt: skip
+            found += [record | context for record in _expanded(name, statistic)]
         for kind, weights in (("plain", state.plain), ("calibrated", state.calibrated)):
-            if weights is not None:
-                context = about | {"state": state_name, "weights": kind}
-                found += [context | record for name, it in vars(weights).items() for record in _expanded(name, it)]
+            for name, statistic in {} if weights is None else vars(weights).items():
+                found += [record | context | {"weights": kind} for record in _expanded(name, statistic)]
     return found
 
 
