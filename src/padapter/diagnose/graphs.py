@@ -20,8 +20,9 @@ TENTHS = 10
 #: Ends of the groups of token offsets |i - j|: 0, 1, 2, 3-4, 5-8, ..., 33 and more.
 OFFSETS = (0, 1, 2, 4, 8, 16, 32)
 OFFSET_LABELS = ("0", "1", "2", "3-4", "5-8", "9-16", "17-32", "33+")
-#: Stands for a plain weight that float32 has rounded to 0, in logarithms: its smallest number.
-_LEAST = float(np.finfo(np.float32).smallest_subnormal)
+#: Stands for a plain weight that float32 has rounded to 0, in logarithms: its smallest normal number. (NumPy's own
+#: constants come out as 0 where processors flush denormal numbers, as the command line tells them to.)
+_LEAST = 2.0**-126
 
 
 @dataclass(frozen=True)
