@@ -10,7 +10,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from scipy.spatial.distance import cdist
-from scipy.stats import entropy
+from scipy.stats import entropy, sem
 
 from padapter.backbones import TrainingExample
 from padapter.diagnose import diagnose, embed
@@ -93,9 +93,13 @@ def literal(backbone, name, before):
     model = backbone.base_model
     output = model.get_submodule(name.removesuffix(".self") + ".output.dense")
     weight = output.get_base_layer().weight.detach().double()  # (d, H * dh)
-    numbers = {key: [] for key in ("heterophily", "calibrated heterophily", "random", "kl", "own", "entropy", "near")}
+    numbers = {
+        key: []
+        for key in ("preference", "heterophily", "calibrated heterophily", "random", "kl", "own", "entropy", "near")
+    }
     for example in examples():
         Q, K, V = captured(backbone, name, example, before)
+        first = len(numbers["heterophily"])
         for h in range(4):
             dh = Q.shape[-1]
             Wo = weight[:, h * dh : (h + 1) * dh].T  # (dh, d)
@@ -126,7 +130,9 @@ def literal(backbone, name, before):
                 for rank, j in enumerate(keys[order]):
                     profile[int(10 * (rank + 0.5) / len(keys))] += calibrated[i, j] / new.sum()
                 numbers["near"].append(profile)
-    return {key: np.mean(values, axis=0) for key, values in numbers.items()}
+        apart = np.subtract(numbers["heterophily"][first:], numbers["random"][first:])
+        numbers["preference"].append(apart.mean())
+    return {key: np.mean(values, axis=0) for key, values in numbers.items()} | {"error": sem(numbers["preference"])}
 
 
 @pytest.mark.parametrize("name", [SELF.format(1), CROSS.format(0), CROSS.format(1)])
@@ -136,6 +142,8 @@ def test_numbers_after_adaptation_are_those_of_the_equations(backbone, found, na
     assert state.plain.heterophily.overall == pytest.approx(expected["heterophily"], abs=1e-9)
     assert state.calibrated.heterophily.overall == pytest.approx(expected["calibrated heterophily"], abs=1e-9)
     assert state.random.overall == pytest.approx(expected["random"], abs=1e-9)
+    assert state.plain.preference.mean[0] == pytest.approx(expected["preference"], abs=1e-9)
+    assert state.plain.preference.standard_error[0] == pytest.approx(expected["error"], abs=1e-9)
     assert state.divergence.overall == pytest.approx(expected["kl"], abs=1e-9)
     assert state.divergence.overall > 1e-3
     assert state.own.overall == pytest.approx(expected["own"], abs=1e-9)

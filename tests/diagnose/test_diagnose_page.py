@@ -200,8 +200,11 @@ def test_figures_show_the_numbers(found):
     ends = layer.after.plain.entropy.overall, layer.after.calibrated.entropy.overall
     assert tuple(map(float, ends)) in drawn
 
-    dots = [float(line.get_xdata()[0]) for line in figure_heterophily(found).axes[0].lines]
-    assert layer.before.plain.heterophily.overall - layer.before.random.overall in dots
+    marks = [(line.get_marker(), *map(float, line.get_xdata())) for line in figure_heterophily(found).axes[0].lines]
+    apart = float(layer.before.plain.heterophily.overall - layer.before.random.overall)
+    error = 2 * float(layer.before.plain.preference.standard_error[0])
+    assert ("o", apart) in marks
+    assert ("None", apart - error, apart + error) in marks
 
     p, mu = figure_p_mu(found).axes
     for axes, name in ((p, "p"), (mu, "mu")):
@@ -233,3 +236,20 @@ def test_headlines_say_where_weight_goes(found):
         )
     sentence = headlines(replace(found, layers=tuple(layers)))[1]
     assert sentence == "It moves weight towards nearer nodes in 1 of 2 layers, and towards more distant ones in 1."
+
+
+def test_headlines_call_nothing_a_preference_that_may_be_noise(found):
+    layers = []
+    for layer, mean in zip(found.layers, (0.5, -0.5), strict=True):
+        preference = replace(layer.before.plain.preference, mean=np.array([mean]), std=np.array([0.1]))
+        layers.append(
+            replace(layer, before=replace(layer.before, plain=replace(layer.before.plain, preference=preference)))
+        )
+    sentence = headlines(replace(found, layers=tuple(layers)))[-1]
+    assert "unlike the query in 1 of 2 layers and alike ones in 1; in 0 it is" in sentence
+    noisy = replace(layers[0].before.plain.preference, std=np.array([1.0]))
+    layers[0] = replace(
+        layers[0], before=replace(layers[0].before, plain=replace(layers[0].before.plain, preference=noisy))
+    )
+    sentence = headlines(replace(found, layers=tuple(layers)))[-1]
+    assert "unlike the query in 0 of 2 layers and alike ones in 1; in 1 it is" in sentence

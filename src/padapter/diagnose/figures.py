@@ -9,8 +9,7 @@ import numpy as np
 
 from padapter.diagnose.embedding import embed
 from padapter.diagnose.graphs import OFFSET_LABELS, TENTHS, Array
-from padapter.diagnose.results import STATES, Diagnosis, Layer, State
-from padapter.diagnose.streams import Statistic
+from padapter.diagnose.results import STATES, Diagnosis, Layer, State, Weights
 from padapter.errors import UserError
 from padapter.pages.svg import LIGHT, Palette, style
 
@@ -103,7 +102,7 @@ def figure_p_mu(diagnosis: Diagnosis, *, palette: Palette = LIGHT) -> Figure:
 def figure_heterophily(diagnosis: Diagnosis, *, palette: Palette = LIGHT) -> Figure:
     """How unlike the nodes are that attention joins, in every layer, beside weights dealt at random."""
     series = [
-        ("before", "o", 0, lambda layer: (layer.before.plain.heterophily, layer.before.random)),
+        ("before", "o", 0, lambda layer: (layer.before, layer.before.plain)),
         ("after, plain", "s", 1, lambda layer: _after(layer, "plain")),
         ("after, calibrated", "D", 2, lambda layer: _after(layer, "calibrated")),
     ]
@@ -117,10 +116,12 @@ def figure_heterophily(diagnosis: Diagnosis, *, palette: Palette = LIGHT) -> Fig
             for place, layer in enumerate(diagnosis.layers):
                 pair = of(layer)
                 if pair is not None:
-                    value = pair[0].overall - pair[1].overall
-                    axes.plot(
-                        [value], [place + 0.16 * (index - 1)], marker, color=paint, markersize=6.5, **_edge(palette)
-                    )
+                    state, weights = pair
+                    value = weights.heterophily.overall - state.random.overall
+                    error = 2 * weights.preference.standard_error[0]
+                    height = place + 0.16 * (index - 1)
+                    axes.plot([value - error, value + error], [height] * 2, color=paint, linewidth=1.4)
+                    axes.plot([value], [height], marker, color=paint, markersize=6, **_edge(palette))
                     shown = True
             if shown:
                 used.append(_key(marker, paint, label, 6.5))
@@ -233,10 +234,10 @@ def _layers_on(axes: Axes, labels: Sequence[str], palette: Palette) -> None:
         each.spines["left"].set_visible(False)
 
 
-def _after(layer: Layer, kind: str) -> tuple[Statistic, Statistic] | None:
+def _after(layer: Layer, kind: str) -> tuple[State, Weights] | None:
     state: State | None = layer.after
     weights = None if state is None else getattr(state, kind)
-    return None if state is None or weights is None else (weights.heterophily, state.random)
+    return None if state is None or weights is None else (state, weights)
 
 
 def _there(layer: Layer, by: str) -> Any:

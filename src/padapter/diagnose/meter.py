@@ -33,14 +33,18 @@ class WeightMeter:
 
     def __init__(self, heads: int) -> None:
         self.heterophily = Running((heads,))
+        self.preference = Running((1,))
         self.entropy = Running((heads,))
         self.by_distance = Running((heads, TENTHS))
         self.by_offset = Running((heads, len(OFFSET_LABELS)))
         self.has_offsets = True
 
-    def add(self, weights: Array, graph: NodeGraph) -> None:
-        """Count the weights (H, N1, N2) of a graph."""
-        self.heterophily.add(graphs.heterophily(weights, graph.similarity))
+    def add(self, weights: Array, graph: NodeGraph, random: Array) -> None:
+        """Count the weights (H, N1, N2) of a graph, whose heterophily by chance is ``random`` (H, N1)."""
+        heterophily = graphs.heterophily(weights, graph.similarity)
+        self.heterophily.add(heterophily)
+        apart = (heterophily - random)[~np.isnan(heterophily)]
+        self.preference.add(np.array([[apart.mean() if len(apart) else np.nan]]))
         self.entropy.add(graphs.entropy(weights))
         self.by_distance.add(graphs.profile(weights, graph.tenth, TENTHS))
         if graph.offset is None:
@@ -52,6 +56,7 @@ class WeightMeter:
         """What was found so far."""
         return Weights(
             self.heterophily.result(),
+            self.preference.result(),
             self.entropy.result(),
             self.by_distance.result(),
             self.by_offset.result() if self.has_offsets else None,
@@ -78,13 +83,14 @@ class Meter:
     def add(self, graph: NodeGraph) -> None:
         """Count a graph."""
         self.graphs += 1
-        self.random.add(graphs.random_heterophily(graph.allowed, graph.similarity))
-        self.plain.add(graph.plain, graph)
+        random = graphs.random_heterophily(graph.allowed, graph.similarity)
+        self.random.add(random)
+        self.plain.add(graph.plain, graph, random)
         if graph.calibrated is None:
             return
         if self.calibrated is None:
             self.calibrated = WeightMeter(len(graph.plain))
-        self.calibrated.add(graph.calibrated, graph)
+        self.calibrated.add(graph.calibrated, graph, random)
         self.divergence.add(graphs.divergence(graph.calibrated, graph.plain))
         if graph.own is not None:
             self.own.add(graph.own)

@@ -105,11 +105,18 @@ def headlines(found: Diagnosis) -> list[str]:
             sentences.append(
                 f"{name} went below {limit} in training and counts as {limit} in {count} of {len(found.layers)} layers."
             )
-    unlike = [layer for layer in found.layers if layer.before.plain.heterophily.overall > layer.before.random.overall]
+    sides = [_side(layer.before.plain.preference) for layer in found.layers]
     sentences.append(
-        f"Before adaptation, attention prefers nodes unlike the query in {len(unlike)} of {len(found.layers)} layers."
+        f"Before adaptation, attention prefers nodes unlike the query in {sides.count(1)} of {len(sides)} layers and "
+        f"alike ones in {sides.count(-1)}; in {sides.count(0)} it is within two standard errors of chance."
     )
     return sentences
+
+
+def _side(preference: Statistic) -> int:
+    """1 above, -1 below zero, 0 if within two standard errors."""
+    mean, error = float(preference.mean[0]), float(preference.standard_error[0])
+    return 0 if not abs(mean) > 2 * error else int(np.sign(mean))
 
 
 def _towards(layer: Layer) -> float:
@@ -172,7 +179,7 @@ def _sections(found: Diagnosis) -> Iterator[Section]:
         "Does attention join unlike nodes?",
         "Heterophily is one minus the cosine between query and value node, weighted by attention.",
         "Right of the line, attention prefers value nodes less like the query than chance would; left of it, more "
-        "alike ones.",
+        "alike ones; a whisker is two standard errors over texts.",
         [_draw("unlike", "Heterophily against chance", partial(figures.figure_heterophily, found, palette=PAGE))],
         wide=True,
     )

@@ -21,6 +21,8 @@ class Weights:
 
     Attributes:
         heterophily: (H,), see `padapter.diagnose.graphs.heterophily`.
+        preference: (1,), heterophily minus that of random weights, counted per text or picture (the mean over its nodes
+            and heads), so that ``standard_error`` says how far to trust it.
         entropy: (H,), in nats.
         by_distance: (H, 10), share of the weight on each tenth of the value nodes, the nearest first.
         by_offset: (H, 8), share of the weight by token offset (`padapter.diagnose.graphs.OFFSET_LABELS`); None in a
@@ -28,6 +30,7 @@ class Weights:
     """
 
     heterophily: Statistic
+    preference: Statistic
     entropy: Statistic
     by_distance: Statistic
     by_offset: Statistic | None
@@ -235,6 +238,9 @@ def _expanded(name: str, statistic: Statistic | None) -> list[dict[str, Any]]:
         label = name.replace("_", " ")
         counts = statistic.count[at]
         found.append(_record(label, float(np.asarray(statistic.overall)[at]), group=group, count=int(counts.sum())))
+        if len(counts) == 1:  # not per head
+            found[-1]["std"] = float(statistic.std[at][0])
+            continue
         for head, (mean, std, count) in enumerate(zip(statistic.mean[at], statistic.std[at], counts, strict=True)):
             found.append(_record(label, float(mean), group=group, head=head, std=float(std), count=int(count)))
     return found

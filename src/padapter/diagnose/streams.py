@@ -25,6 +25,11 @@ class Statistic:
     count: NDArray[np.int64]
 
     @property
+    def standard_error(self) -> Array:
+        """Of the mean, (H, ...); what was counted must be independent: texts are, the nodes of one text are not."""
+        return np.asarray(np.where(self.count > 1, self.std / np.sqrt(np.maximum(self.count - 1, 1)), np.nan))
+
+    @property
     def overall(self) -> Array:
         """Mean over nodes and heads, (...)."""
         total = self.count.sum(axis=0)
