@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 import padapter
 from padapter.checkpoints.blip import BlipOptions
 from padapter.cli import app
+from padapter.diagnose import DiagnoseOptions
 from padapter.importers import IMPORTERS
 from padapter.options import (
     CompareOptions,
@@ -32,6 +33,7 @@ COMMANDS = {
     "train": TrainOptions,
     "eval": EvalOptions,
     "predict": PredictOptions,
+    "diagnose": DiagnoseOptions,
     "data check": DataCheckOptions,
     "data shard": DataShardOptions,
     "data preview": PreviewOptions,

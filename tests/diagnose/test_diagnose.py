@@ -269,6 +269,25 @@ def test_pictures_are_measured_too():
     assert not language.exponents
 
 
+def test_decoder_only_models_and_shared_keys(tmp_path):
+    """Pictures are tokens of the text, key heads are shared, and texts of a batch are padded."""
+    from tiny_image_text import save
+
+    from padapter.backbones import load_backbone
+
+    backbone = load_backbone(str(save("idefics3", tmp_path / "model")))
+    backbone.model = get_peft_model(backbone.model, PAdapterConfig(p=1.3, mu=0.2, where="all"))
+    texts = ("what", "what color is the dog ?", "what color is")
+    rows = [TrainingExample(make_image(n), text, (("red", 1.0),)) for n, text in enumerate(texts)]
+    alone, together = (diagnose(backbone, rows, points=5, batch_size=size) for size in (1, 3))
+    np.testing.assert_allclose(values(alone), values(together), atol=1e-5)
+    lengths = [int(backbone.collate([row])["attention_mask"].sum()) for row in rows]
+    assert len(set(lengths)) == 3
+    language = together.layer("language layer 1, self-attention")
+    np.testing.assert_array_equal(language.after.plain.entropy.count, sum(lengths))
+    assert language.after.divergence.overall > 1e-3
+
+
 class Call:
     """A recorded call, as far as masks go."""
 
