@@ -21,7 +21,7 @@ from padapter.diagnose.reading import LayerReader, Sampling, exponents_of
 from padapter.diagnose.results import Diagnosis, Exponent, Layer
 from padapter.errors import UserError
 from padapter.evaluation.progress import progress
-from padapter.evaluation.source import FULL, Source, load_source
+from padapter.evaluation.source import Source, load_source
 from padapter.options import SourceOptions
 from padapter.tasks import Task
 from padapter.tuners.p_adapter.layer import PAdapterLayer
@@ -194,9 +194,11 @@ def _sites(backbone: Backbone, where: str | None) -> list[str]:
 
 def _base_of(after: Backbone, source: Source | None) -> tuple[Backbone, bool]:
     """The model before adaptation, and whether there is anything to compare it with."""
-    if source is not None and source.method is not None and source.method.name == FULL:
+    if after.model is not after.base_model:  # an adapter, which can be switched off
+        return after, True
+    if source is not None and source.method is not None:  # it changed the weights themselves
         return source.unadapted().backbone, True
-    return after, after.model is not after.base_model
+    return after, False
 
 
 def _unadapted(backbone: Backbone) -> Any:
