@@ -259,12 +259,12 @@ def test_examples_may_come_one_by_one(backbone):
 def test_pictures_are_measured_too():
     found = diagnose(adapted(where="vision"), examples(2), points=10)
     parts = {layer.part for layer in found.layers}
-    assert parts == {"language", "vision"}  # the decoder by default, and what carries a p-adapter
+    assert parts == {"decoder", "vision"}  # the decoder by default, and what carries a p-adapter
     vision = next(layer for layer in found.layers if layer.part == "vision")
     assert vision.label == "vision layer 0, self-attention"
     assert vision.after.calibrated is not None  # symmetric degrees
     assert vision.after.plain.entropy.count.tolist() == [2 * 5] * 3
-    language = next(layer for layer in found.layers if layer.part == "language")
+    language = next(layer for layer in found.layers if layer.part == "decoder")
     assert language.after.calibrated is None
     assert not language.exponents
 
@@ -283,7 +283,7 @@ def test_decoder_only_models_and_shared_keys(tmp_path):
     np.testing.assert_allclose(values(alone), values(together), atol=1e-5)
     lengths = [int(backbone.collate([row])["attention_mask"].sum()) for row in rows]
     assert len(set(lengths)) == 3
-    language = together.layer("language layer 1, self-attention")
+    language = together.layer("decoder layer 1, self-attention")
     np.testing.assert_array_equal(language.after.plain.entropy.count, sum(lengths))
     assert language.after.divergence.overall > 1e-3
 

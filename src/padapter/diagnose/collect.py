@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from padapter.architectures import WHERE, AttentionSite, default_sites, find_sites, record_attention
+from padapter.architectures import UNIONS, WHERE, AttentionSite, default_sites, find_sites, record_attention
 from padapter.architectures.recording import AttentionRecord
 from padapter.backbones import Backbone, TrainingExample
 from padapter.backbones.base import evaluating
@@ -60,8 +60,8 @@ def diagnose(
         split: of a data spec.
         rows: how many rows of a data spec are read at most.
         points: how many query nodes, and how many value nodes, are sampled per layer for t-SNE; 0 for none.
-        where: which attention modules: "decoder", "language", "vision", "connector", "all", several with commas; None
-            for those of the decoder and all that carry a p-adapter.
+        where: which attention modules, as of `PAdapterConfig`: "decoder", "vision", "all", ..., several with commas;
+            None for those of the decoder and all that carry a p-adapter.
         batch_size: rows per forward pass.
         seed: of the rows and nodes that are drawn.
         device: "auto", "cpu" or "cuda", for a run.
@@ -131,17 +131,19 @@ class _Readers:
                 name: value.to(backbone.device, dtype if value.is_floating_point() else value.dtype)
                 for name, value in backbone.collate(examples).items()
             }
-            tokens = batch.get("attention_mask")
+            masks = {part: batch.get("attention_mask") for part in UNIONS["language"]}
+            if "decoder_attention_mask" in batch:  # the decoder reads other texts than the encoder
+                masks["decoder"] = batch["decoder_attention_mask"]
 
             def count(
                 record: AttentionRecord,
                 readers: dict[str, LayerReader] = readers,
-                tokens: torch.Tensor | None = tokens,
+                masks: dict[str, torch.Tensor | None] = masks,
             ) -> None:
-                rows = None if tokens is None or record.site.part != "language" else tokens
-                if rows is not None and rows.shape[0] != record.call.query.shape[0]:
-                    rows = None
-                readers[record.site.name].read(record, rows)
+                tokens = masks.get(record.site.part)
+                if tokens is not None and tokens.shape[0] != record.call.query.shape[0]:
+                    tokens = None
+                readers[record.site.name].read(record, tokens)
 
             module = backbone.training_module("sequence")
             with (

@@ -30,8 +30,8 @@ class DiagnoseOptions:
     where: str | None = option(
         None,
         metavar="PARTS",
-        help="Attention modules to look at: decoder, language, vision, connector, all; several with commas. "
-        "(default: the decoder, and all with a p-adapter)",
+        help="Attention modules to look at: decoder, text_encoder, fusion, vision, connector, language, all; several "
+        "with commas. (default: the decoder, and all with a p-adapter)",
     )
     seed: int = option(0, help="Of the rows and nodes that are drawn, and of t-SNE.")
     batch_size: int = option(8, help="Rows per forward pass.")

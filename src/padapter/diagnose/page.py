@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from padapter.architectures import UNIONS
 from padapter.diagnose import figures
 from padapter.diagnose.embedding import LEAST
 from padapter.diagnose.results import Diagnosis, Exponent, Layer
@@ -219,7 +220,7 @@ def _sections(found: Diagnosis) -> Iterator[Section]:
                 partial(figures.figure_gain, layer, by="offset", palette=PAGE),
             )
             for number, layer in enumerate(adapted)
-            if layer.part == "language" and any(change is not None for change in layer.gain("offset"))
+            if layer.part in UNIONS["language"] and any(change is not None for change in layer.gain("offset"))
         ],
     )
     yield Section(

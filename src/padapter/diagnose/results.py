@@ -106,7 +106,7 @@ class Layer:
     Attributes:
         name: its full name in the base model.
         label: for people, e.g. "layer 3, cross-attention".
-        part: "language", "vision" or "connector".
+        part: part of the model it belongs to, one of `padapter.architectures.PARTS`.
         cross: whether its keys and values come from other tokens than its queries.
         index: number of its layer; None if its name has none.
         heads: H.
