@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 import padapter
 from padapter.checkpoints.blip import BlipOptions
 from padapter.cli import app
+from padapter.diagnose import DiagnoseOptions
 from padapter.explain import ExplainOptions
 from padapter.importers import IMPORTERS
 from padapter.options import (
@@ -34,6 +35,7 @@ COMMANDS = {
     "eval": EvalOptions,
     "predict": PredictOptions,
     "explain": ExplainOptions,
+    "diagnose": DiagnoseOptions,
     "data check": DataCheckOptions,
     "data shard": DataShardOptions,
     "data preview": PreviewOptions,

@@ -16,7 +16,7 @@ from synthetic import BENCHMARKS, METHODS, make_results
 
 from padapter.comparison.records import MethodEntry
 from padapter.comparison.report import figures
-from padapter.comparison.report.svg import style
+from padapter.pages.svg import style
 
 
 def test_markup_in_a_recipe_stays_text(tmp_path):

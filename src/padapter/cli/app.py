@@ -12,6 +12,7 @@ import typer
 from padapter.cli.compare import compare_command
 from padapter.cli.convert import convert
 from padapter.cli.data import import_command, preview_command
+from padapter.cli.diagnose import diagnose_command
 from padapter.cli.environment import env_command
 from padapter.cli.explain import explain_command
 from padapter.cli.flags import command, guarded
@@ -24,6 +25,7 @@ from padapter.cli.handlers import (
     submit_command,
 )
 from padapter.cli.handlers import train_command as train_handler
+from padapter.diagnose.options import DiagnoseOptions
 from padapter.explain import ExplainOptions
 from padapter.importers import IMPORTERS
 from padapter.options import (
@@ -51,6 +53,7 @@ app.command("eval")(command(EvalOptions, eval_command))
 app.command("predict")(command(PredictOptions, predict_command))
 app.command("explain")(command(ExplainOptions, explain_command))
 app.command("submit")(command(SubmitOptions, submit_command))
+app.command("diagnose")(command(DiagnoseOptions, diagnose_command))
 app.command("compare")(command(CompareOptions, compare_command))
 app.command("methods")(guarded(methods_command))
 app.command("env")(guarded(env_command))

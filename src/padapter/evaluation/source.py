@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -110,6 +111,12 @@ class Source:
         if self.cache_features:
             backbone.cache_features(cache_folder(), precision=self.asking.precision, training=False)
         self._backbone = backbone
+
+    def unadapted(self) -> Source:
+        """The base model alone, asked the same way and with the same preprocessing; not loaded yet."""
+        other = copy.copy(self)
+        other.method = other.weights = other._backbone = None
+        return other
 
     def describe(self) -> dict[str, Any]:
         """Model, method and weights, for a result file."""

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from padapter.comparison.records import MethodEntry, RunRecord
 from padapter.comparison.report import numbers
 from padapter.comparison.report.analysis import Analysis, Pair
-from padapter.comparison.report.svg import APART, COLOURS, GRID, INK, MUTED, SURFACE, colour, style, to_svg
 from padapter.comparison.report.tables import baseline_entry, column_labels
+from padapter.pages.svg import APART, COLOURS, GRID, INK, MUTED, SURFACE, colour, style, to_svg
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
