@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -14,7 +13,7 @@ from padapter.architectures.per_thread import PerThread
 from padapter.functional import metric_factor
 from padapter.functional.graph import without_autocast
 from padapter.tuners.base_config import INIT_STD, AdapterConfig
-from padapter.tuners.base_layer import BottleneckLayer, BottleneckSettings, init_linear
+from padapter.tuners.base_layer import BottleneckLayer, init_linear
 from padapter.tuners.batches import Group
 from padapter.tuners.offload import fetched, is_offloaded
 from padapter.tuners.p_adapter.config import PAdapterConfig
@@ -25,36 +24,8 @@ from padapter.tuners.p_adapter.message_passing import (
     without_queries,
 )
 from padapter.tuners.p_adapter.metric import KeptMetric, direction, enrol, metric_factor_of
+from padapter.tuners.p_adapter.settings import settings_of
 from padapter.tuners.weights import projection_weight, stored_weight
-
-
-@dataclass(frozen=True)
-class PAdapterSettings(BottleneckSettings):
-    """`BottleneckSettings`, and how one adapter passes messages.
-
-    Attributes:
-        form: "projected", "bottleneck", or "vanilla" behind a feed-forward block.
-        operator: name in `MESSAGE_PASSING`.
-        p: the exponent if it is not trained.
-        mu: the base value of mu.
-        degree: "row" or "symmetric".
-        per_head: whether p and mu differ between heads.
-        steps: how often messages are passed.
-        teleport: share of a node's own features.
-        theta: strength of the mapping.
-        update_values: whether value nodes move between steps.
-    """
-
-    form: str
-    operator: str
-    p: float
-    mu: float
-    degree: str
-    per_head: bool
-    steps: int
-    teleport: float
-    theta: float
-    update_values: bool
 
 
 class PAdapterLayer(BottleneckLayer):
@@ -101,7 +72,7 @@ class PAdapterLayer(BottleneckLayer):
         if not isinstance(site, AttentionSite):
             width = config.ffn_width(self.out_features)
             self.add_bottleneck(adapter_name, self.out_features, width, config)
-            self.settings[adapter_name] = self._settings(config, "vanilla", "row", update_values=False)
+            self.settings[adapter_name] = settings_of(config, "vanilla", "row", update_values=False)
             self.finish_update(adapter_name, config)
             return
         width = config.width(self.out_features, site.num_heads)
@@ -114,7 +85,7 @@ class PAdapterLayer(BottleneckLayer):
         if "mapping" in MESSAGE_PASSING[config.message_passing].takes:
             self._add_mapping(adapter_name, config, site.num_heads, width)
         degree = config.resolve_degree(site.decoder)
-        self.settings[adapter_name] = self._settings(config, config.form, degree, update_values=not site.decoder)
+        self.settings[adapter_name] = settings_of(config, config.form, degree, update_values=not site.decoder)
         attach(site, self)
         self.finish_update(adapter_name, config)
 
@@ -336,7 +307,7 @@ class PAdapterLayer(BottleneckLayer):
         mask = call.attention_mask
         if mask is not None and mask.dim() == 4 and mask.shape[0] > 1:
             mask = group.take(mask)
-        if self._sums_over_queries(operator, settings):
+        if settings.sums_over_queries(operator):
             mask = self._without_padding(mask, call, group)
         p, mu = self.exponents(adapter_name)
         available = {
@@ -365,11 +336,6 @@ class PAdapterLayer(BottleneckLayer):
         exact = torch.promote_types(change.dtype, torch.float32)  # near 1, half precision would round the change away
         return change.to(exact) + torch.eye(change.shape[-1], dtype=exact, device=change.device)
 
-    def _sums_over_queries(self, operator: MessagePassing, settings: PAdapterSettings) -> bool:
-        """Whether value nodes sum over the queries, of which padding is none."""
-        moves = settings.steps > 1 and settings.update_values and "update_values" in operator.takes
-        return moves or settings.degree == "symmetric"
-
     def _without_padding(self, mask: torch.Tensor | None, call: AttentionCall, group: Group) -> torch.Tensor | None:
         """The mask of the rows of a group, without queries that are padding."""
         if self.__dict__["_site"].cross:
@@ -387,23 +353,6 @@ class PAdapterLayer(BottleneckLayer):
         is_double = stored_weight(self.get_base_layer()).dtype == torch.float64
         with torch.no_grad():
             return metric_factor_of(self._number, query, num_heads, self.in_features // num_heads, is_double)
-
-    def _settings(self, config: PAdapterConfig, form: str, degree: str, *, update_values: bool) -> PAdapterSettings:
-        return PAdapterSettings(
-            activation=config.activation_function(),
-            dropout=config.dropout,
-            scaling=float(config.scaling),
-            form=form,
-            operator=config.message_passing,
-            p=float(config.p),
-            mu=float(config.mu),
-            degree=degree,
-            per_head=config.per_head,
-            steps=config.steps,
-            teleport=float(config.teleport),
-            theta=float(config.theta),
-            update_values=update_values,
-        )
 
     def _add_exponents(self, adapter_name: str, config: PAdapterConfig, size: int) -> None:
         takes = MESSAGE_PASSING[config.message_passing].takes
