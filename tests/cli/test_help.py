@@ -15,6 +15,7 @@ import padapter
 from padapter.checkpoints.blip import BlipOptions
 from padapter.cli import app
 from padapter.diagnose import DiagnoseOptions
+from padapter.demo import DemoOptions
 from padapter.explain import ExplainOptions
 from padapter.importers import IMPORTERS
 from padapter.options import (
@@ -33,6 +34,7 @@ from padapter.preview import PreviewOptions
 COMMANDS = {
     "train": TrainOptions,
     "eval": EvalOptions,
+    "demo": DemoOptions,
     "predict": PredictOptions,
     "explain": ExplainOptions,
     "diagnose": DiagnoseOptions,
