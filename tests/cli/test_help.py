@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 import padapter
 from padapter.checkpoints.blip import BlipOptions
 from padapter.cli import app
-from padapter.diagnose import DiagnoseOptions
 from padapter.demo import DemoOptions
+from padapter.diagnose import DiagnoseOptions
 from padapter.explain import ExplainOptions
 from padapter.importers import IMPORTERS
 from padapter.options import (

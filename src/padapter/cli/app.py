@@ -12,8 +12,8 @@ import typer
 from padapter.cli.compare import compare_command
 from padapter.cli.convert import convert
 from padapter.cli.data import import_command, preview_command
-from padapter.cli.diagnose import diagnose_command
 from padapter.cli.demo import demo_command
+from padapter.cli.diagnose import diagnose_command
 from padapter.cli.environment import env_command
 from padapter.cli.explain import explain_command
 from padapter.cli.flags import command, guarded
@@ -26,8 +26,8 @@ from padapter.cli.handlers import (
     submit_command,
 )
 from padapter.cli.handlers import train_command as train_handler
-from padapter.diagnose.options import DiagnoseOptions
 from padapter.demo import DemoOptions
+from padapter.diagnose.options import DiagnoseOptions
 from padapter.explain import ExplainOptions
 from padapter.importers import IMPORTERS
 from padapter.options import (

@@ -219,7 +219,15 @@ def _place(model: str) -> str:
 def _load(sources: Mapping[str, Source], methods: Mapping[str, PeftMethod[Any]], device: str) -> dict[str, Backbone]:
     """One backbone per PEFT type, with all adapters of that type."""
     first = next(iter(sources))
-    base = load_backbone(sources[first].model)
+    asks = {source.task.asks for source in sources.values()}
+    base = load_backbone(sources[first].model, asks=True in asks)
+    if base.captions_apart and len(asks) > 1:
+        raise UserError(
+            f"RUN: {sources[first].model} has one arrangement for questions and another for captions; start a demo for "
+            "the runs of captions and another for the rest"
+        )
+    for source in sources.values():
+        source.task = source.task.led_by(base.lead_in)
     own = base.preprocessing()
     seen = sources[first].preprocessing or own
     for name, source in sources.items():
