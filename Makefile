@@ -6,13 +6,14 @@ READY := $(VENV)/.ready
 # One thread per test process: the suite runs on as many processes as there are cores.
 WORKERS ?= auto
 
-.PHONY: help setup demo test test-slow test-gpu lint format bench bench-all pretrain clean
+.PHONY: help setup demo test test-slow test-gpu test-browser lint format bench bench-all pretrain clean
 
 help:
 	@echo "make demo      adapt the built-in model to a new domain, score it before and after"
 	@echo "make test      the whole test suite, offline"
 	@echo "make test-slow tests that take minutes"
 	@echo "make test-gpu  tests of the GPU kernels, compiled, on a machine that has one"
+	@echo "make test-browser  click through the demo page; needs chromium"
 	@echo "make lint      ruff and mypy"
 	@echo "make format    let ruff rewrite the files"
 	@echo "make bench     measure, on quiet cores; fills docs/performance.md"
@@ -37,6 +38,10 @@ test-slow: $(READY)
 test-gpu: $(READY)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/functional/test_kernel.py tests/functional/test_kernel_operators.py \
 		tests/functional/test_kernel_gpu.py
+
+test-browser: $(READY)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[demo,browser]"
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m slow tests/demo
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -47,7 +47,8 @@ def convert(value: Any, hint: Any, where: str) -> Any:
 
     Args:
         value: what was given.
-        hint: ``int``, ``float``, ``bool``, ``str``, ``dict``, or a union of these and ``None``.
+        hint: ``int``, ``float``, ``bool``, ``str``, ``dict``, ``list[...]`` of these, or a union of these and
+            ``None``.
         where: the flag, or file and key, that the message names.
 
     Returns:
@@ -65,6 +66,10 @@ def convert(value: Any, hint: Any, where: str) -> Any:
         if not isinstance(value, Mapping):
             raise _wrong(value, "a mapping of names to values", where)
         return {str(name): item for name, item in value.items()}
+    if origin is list:
+        if not isinstance(value, (list, tuple)):
+            raise _wrong(value, "a list", where)
+        return [convert(item, get_args(hint)[0], where) for item in value]
     converters = {bool: _to_bool, int: _to_int, float: _to_float, str: _to_str}
     if hint not in converters:
         raise TypeError(f"{where}: no conversion to {hint!r}")

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 import padapter
 from padapter.checkpoints.blip import BlipOptions
 from padapter.cli import app
+from padapter.demo import DemoOptions
 from padapter.diagnose import DiagnoseOptions
 from padapter.explain import ExplainOptions
 from padapter.importers import IMPORTERS
@@ -33,6 +34,7 @@ from padapter.preview import PreviewOptions
 COMMANDS = {
     "train": TrainOptions,
     "eval": EvalOptions,
+    "demo": DemoOptions,
     "predict": PredictOptions,
     "explain": ExplainOptions,
     "diagnose": DiagnoseOptions,

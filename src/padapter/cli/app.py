@@ -12,6 +12,7 @@ import typer
 from padapter.cli.compare import compare_command
 from padapter.cli.convert import convert
 from padapter.cli.data import import_command, preview_command
+from padapter.cli.demo import demo_command
 from padapter.cli.diagnose import diagnose_command
 from padapter.cli.environment import env_command
 from padapter.cli.explain import explain_command
@@ -25,6 +26,7 @@ from padapter.cli.handlers import (
     submit_command,
 )
 from padapter.cli.handlers import train_command as train_handler
+from padapter.demo import DemoOptions
 from padapter.diagnose.options import DiagnoseOptions
 from padapter.explain import ExplainOptions
 from padapter.importers import IMPORTERS
@@ -52,6 +54,7 @@ app.command("train")(command(TrainOptions, train_handler))
 app.command("eval")(command(EvalOptions, eval_command))
 app.command("predict")(command(PredictOptions, predict_command))
 app.command("explain")(command(ExplainOptions, explain_command))
+app.command("demo")(command(DemoOptions, demo_command))
 app.command("submit")(command(SubmitOptions, submit_command))
 app.command("diagnose")(command(DiagnoseOptions, diagnose_command))
 app.command("compare")(command(CompareOptions, compare_command))

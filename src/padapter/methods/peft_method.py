@@ -24,6 +24,7 @@ WHERE_HELP = (
     "vision, connector, all."
 )
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+FIRST = "default"  # PEFT's name for the adapter that a model is wrapped with
 
 
 class PeftMethod(Method[OptionsT]):
@@ -73,29 +74,60 @@ class PeftMethod(Method[OptionsT]):
 
     def load(self, backbone: Backbone, directory: str | Path, trainable: bool = False) -> None:
         """See :meth:`Method.load`."""
-        from peft import PeftConfig, get_peft_model_state_dict, set_peft_model_state_dict
-
         _refuse_adapted(backbone, self.name)
-        self.prepare()
         folder = Path(directory)
-        self._check_folder(folder)
-        config = PeftConfig.from_pretrained(str(folder))
-        _warn_other_base(config.base_model_name_or_path, backbone.name, folder)
-        config.base_model_name_or_path = None  # set by _wrap; PEFT would warn that the name changes
-        config.inference_mode = not trainable
-        found = read_weights(folder / WEIGHTS)
+        config, found = self._read(backbone, folder, trainable)
         self._wrap(backbone, config)
         wrapped: Any = backbone.model
-        room = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
-        problem = differences(room, found)
+        problem = _fill(wrapped, found, FIRST)
         if problem:
             backbone.model = self.unwrap(wrapped)
             if getattr(config, "init_lora_weights", None) in REWRITING_STARTS:
                 problem += " Load the model again: this adapter's initialisation has changed its weights."
             raise UserError(f"adapter '{folder}' does not fit model '{backbone.name}': {problem}")
-        set_peft_model_state_dict(wrapped, found)
         if not trainable:
             wrapped.requires_grad_(False)
+
+    def add(self, backbone: Backbone, directory: str | Path, name: str) -> None:
+        """Put a further adapter of this method beside the one that :meth:`load` put into a backbone.
+
+        ``backbone.model.set_adapter(name)`` makes it the active one; the first is called `FIRST`.
+
+        Args:
+            backbone: A backbone that holds an adapter of this method.
+            directory: Folder written by :meth:`save`.
+            name: What PEFT shall call it.
+
+        Raises:
+            UserError: As :meth:`load`, and where PEFT refuses two such adapters in one model; the adapters that were
+                there stay.
+        """
+        folder = Path(directory)
+        config, found = self._read(backbone, folder, trainable=False)
+        wrapped: Any = backbone.model
+        try:
+            wrapped.add_adapter(name, config)
+        except ValueError as error:
+            if isinstance(error, UserError):
+                raise
+            raise UserError(f"adapter '{folder}' cannot be loaded beside the others: {error}") from error
+        problem = _fill(wrapped, found, name)
+        if problem:
+            wrapped.delete_adapter(name)
+            raise UserError(f"adapter '{folder}' does not fit model '{backbone.name}': {problem}")
+        wrapped.requires_grad_(False)
+
+    def _read(self, backbone: Backbone, folder: Path, trainable: bool) -> tuple[Any, dict[str, Any]]:
+        """Configuration and weights of an adapter's folder."""
+        from peft import PeftConfig
+
+        self.prepare()
+        self._check_folder(folder)
+        config = PeftConfig.from_pretrained(str(folder))
+        _warn_other_base(config.base_model_name_or_path, backbone.name, folder)
+        config.base_model_name_or_path = None  # set by _wrap; PEFT would warn that the name changes
+        config.inference_mode = not trainable
+        return config, read_weights(folder / WEIGHTS)
 
     def _wrap(self, backbone: Backbone, config: Any) -> None:
         """Wrap the model, with PEFT's complaints about targets as user errors."""
@@ -237,6 +269,17 @@ def part_pattern(backbone: Backbone, part: str, names: Sequence[str]) -> str:
     roots = [path for key, path in backbone.parts.items() if part in (key, "both")]
     inside, called = ("|".join(map(re.escape, group)) for group in (roots, names))
     return rf"({inside})\.(.*\.)?({called})"
+
+
+def _fill(wrapped: Any, found: dict[str, Any], name: str) -> str:
+    """Give an adapter its weights; returns what does not fit, and then changes nothing."""
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
+
+    room = get_peft_model_state_dict(wrapped, adapter_name=name, save_embedding_layers=False)
+    problem = differences(room, found)
+    if not problem:
+        set_peft_model_state_dict(wrapped, found, adapter_name=name)
+    return problem
 
 
 def _refuse_adapted(backbone: Backbone, method: str) -> None:
