@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -15,8 +16,10 @@ from safetensors.torch import load_file
 from tiny_world import short_run
 
 from padapter.errors import UserError
+from padapter.evaluation.processes import Processes
 from padapter.methods import METHODS
 from padapter.training import AdapterTrainer, train
+from padapter.training.callbacks import StopOnInterrupt
 from padapter.training.checkpoints import complete_checkpoints
 from padapter.training.run import Interrupted
 
@@ -124,6 +127,28 @@ def test_interrupt_saves_says_how_to_resume_and_resumes(options, uninterrupted, 
 
     train(replace(broken, resume=True))
     assert_same_weights(broken.output, uninterrupted)
+
+
+@pytest.mark.parametrize(
+    ("count", "asked_elsewhere", "seconds", "at_once"),
+    [(1, False, 0.1, True), (2, False, 0.1, False), (2, False, 5.0, True), (2, True, 0.1, False)],
+    ids=["twice", "passed on by a launcher", "twice in several processes", "passed on after another process was first"],
+)
+def test_one_ctrl_c_counts_once(monkeypatch, capfd, count, asked_elsewhere, seconds, at_once):
+    clock = iter((100.0, 100.0 + seconds))
+    monkeypatch.setattr("padapter.training.callbacks.time", SimpleNamespace(monotonic=lambda: next(clock)))
+    stop = StopOnInterrupt(Processes(0, count))
+    stop.requested = asked_elsewhere
+    interrupts = []
+    for _ in range(2):
+        try:  # a KeyboardInterrupt that gets through would end all tests
+            stop._note(signal.SIGINT, None)
+            interrupts.append(False)
+        except KeyboardInterrupt:
+            interrupts.append(True)
+    assert interrupts == [False, at_once]
+    assert stop.requested
+    assert capfd.readouterr().err.count("stopping after this step") == 1
 
 
 @pytest.mark.parametrize("part", ["_load_rng_state", "_load_optimizer_and_scheduler"])

@@ -12,9 +12,12 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from padapter.backbones import load_backbone
+from padapter.data import load_data
 from padapter.errors import UserError
+from padapter.tasks import VqaTask
 from padapter.training import AdapterTrainer, train
-from padapter.training.batches import EpochSampler
+from padapter.training.batches import FAILURE, Collator, EpochSampler
 from padapter.training.callbacks import DIVERGED, DivergedError, Log
 from padapter.training.checkpoints import complete_checkpoints, rotate, step_of, written_whole
 from padapter.training.defaults import LEARNING_RATES, total_steps
@@ -62,6 +65,13 @@ def test_units_of_a_batch():
     }
     assert batch_units(batch, "sequence") == 2
     assert batch_units(batch, "token") == 0.5 * 2 + 0.5 * 2 + 1.0 * 1
+
+
+def test_a_target_without_a_token_is_a_mistake_in_the_data(data):
+    """Data may be checked without a tokenizer; in data workers and several processes the message has to travel."""
+    row = {**load_data(data["vqa"], VqaTask()).dataset[0], "answers": ["red", "\u200b"]}
+    collator = Collator(load_backbone("shapes-blip"), VqaTask(), returns_failures=True)
+    assert collator([row]) == {FAILURE: "target '\\u200b' has no token; drop it or give the answer a text."}
 
 
 def test_order_depends_on_seed_and_epoch_alone():

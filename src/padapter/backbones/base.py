@@ -204,7 +204,8 @@ class Backbone(ABC):
             on prompt and padding; weights (S,).
 
         Raises:
-            ValueError: If an example has no target, an empty target or a weight that is not positive.
+            ValueError: If an example has no target or a weight that is not positive.
+            UserError: If a target is empty for the tokenizer, as texts of invisible or unknown signs are.
         """
 
     def prompt_ids(self, batch: Mapping[str, torch.Tensor]) -> list[int]:

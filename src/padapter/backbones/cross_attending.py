@@ -277,7 +277,7 @@ class CrossAttendingBackbone(SquarePictures):
             raise ValueError(f"target {text!r} has weight {weight}; weights must be positive.")
         target = self._ids(text)
         if not target:
-            raise ValueError(f"target {text!r} has no token; drop it or give the answer a text.")
+            raise UserError(f"target {text!r} has no token; drop it or give the answer a text.")
         sequence = join(lead_in, target, start=self.start_id, end=self.end_id, max_length=self.max_length)
         if sequence.target_cut:
             if not self.cut_targets:

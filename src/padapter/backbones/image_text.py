@@ -249,7 +249,7 @@ class ImageTextBackbone(Backbone):
     def _answer(self, text: str, room: int) -> list[int]:
         tokens = self._ids(text)
         if not tokens:
-            raise ValueError(f"target {text!r} has no token; drop it or give the answer a text.")
+            raise UserError(f"target {text!r} has no token; drop it or give the answer a text.")
         answer = [*tokens, self.end_id]
         if room < 1:
             raise UserError(f"a prompt with its image tokens fills all {self.max_length} tokens '{self.name}' reads.")

@@ -21,6 +21,8 @@ from padapter.evaluation.progress import Advance, progress
 from padapter.training.batches import EpochSampler
 
 DIVERGED = "diverged"  # status of a run whose loss was no number
+# Launchers pass on a Ctrl-C that their processes have had from the terminal too; nobody presses it twice that fast.
+SAME_KEY = 1.0  # seconds
 
 
 class DivergedError(UserError):
@@ -36,7 +38,8 @@ class StopOnInterrupt(TrainerCallback, AbstractContextManager["StopOnInterrupt"]
 
     def __init__(self, processes: Processes = ALONE) -> None:
         self.processes = processes
-        self.requested = False
+        self.requested = False  # by a signal here or in another process
+        self._noted: float | None = None  # when the first signal came here
         self._previous: Any = None
         self._installed = False
 
@@ -53,9 +56,12 @@ class StopOnInterrupt(TrainerCallback, AbstractContextManager["StopOnInterrupt"]
             self._installed = False
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
+        now = time.monotonic()
+        if self._noted is not None:
+            if self.processes.count > 1 and now - self._noted < SAME_KEY:
+                return
             raise KeyboardInterrupt
-        self.requested = True
+        self._noted, self.requested = now, True
         # os.write, because a print may be interrupted in the middle by the very signal this answers.
         os.write(2, b"\nstopping after this step, with a checkpoint; once more stops at once\n")
 

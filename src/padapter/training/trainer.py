@@ -13,11 +13,13 @@ from torch import nn
 from torch.utils.data import DataLoader, Sampler
 from transformers import Seq2SeqTrainer, TrainerControl
 from transformers.trainer_callback import ExportableState
+from transformers.training_args import OptimizerNames
 
 from padapter.evaluation.processes import ALONE, Processes
 from padapter.training.batches import FAILURE, IDLE, Collator, EpochSampler, Rows, SharedBatches, raise_failures
 from padapter.training.callbacks import EpochOrder
 from padapter.training.checkpoints import rotate, write_state, written_whole
+from padapter.training.optimizers import can_be_fused, go_on_its_own_way
 from padapter.training.rates import split_rates
 
 TRAINER_STATE = "trainer_state.json"
@@ -111,7 +113,11 @@ class AdapterTrainer(Seq2SeqTrainer):
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """The base class's, with the method's own rates."""
         fresh = self.optimizer is None
+        if fresh and not can_be_fused(self.model if model is None else model):
+            self.args.optim = OptimizerNames.ADAMW_TORCH
         optimizer = super().create_optimizer(model)
+        if fresh:
+            go_on_its_own_way(optimizer)
         if fresh and self.rate_factors:
             split_rates(optimizer, self.model if model is None else model, self.rate_factors)
         return optimizer
