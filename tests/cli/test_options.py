@@ -170,7 +170,7 @@ def test_own_fields_come_first_and_all_are_described():
     names = [item.name for item in own_first(TrainOptions)]
     assert names[0] == "task"
     assert set(names) == {item.name for item in fields(TrainOptions)}
-    assert names[-len(fields(InferenceOptions)) :] == [item.name for item in fields(InferenceOptions)]
+    assert names[-len(fields(InferenceOptions)) :] == [item.name for item in own_first(InferenceOptions)]
     assert all(item.metadata["help"].endswith((".", ")")) for item in fields(TrainOptions))
 
 
