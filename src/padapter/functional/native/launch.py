@@ -123,7 +123,8 @@ def _problem(inputs: Inputs, metric: Tensor | None) -> tuple[_Problem, list[Any]
     tensors = {name: readable(it) for name, it in zip(_VIEWS, (query, key, value, node, x, y), strict=False)}
     if metric is not None:
         short = -metric.shape[-1] % panel
-        tensors["metric"] = _readable(torch.nn.functional.pad(metric, (0, short, 0, short))).unsqueeze(0)
+        squares = torch.nn.functional.pad(metric, (0, short, 0, short)) if short else metric
+        tensors["metric"] = _readable(squares).unsqueeze(0)
     tensors["mask"] = None if inputs.mask is None else _added(inputs.mask, N2).expand(B, H, N1, N2)
     problem = _Problem()
     _point(problem, **tensors)
