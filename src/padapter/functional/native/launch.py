@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
 
 from padapter.functional.fused.contract import Gradients, Inputs, Statistics
 from padapter.functional.native.library import load
@@ -16,6 +17,9 @@ _LARGEST_INVERSE = 44.36
 
 #: Products of two numbers that take about as long as waking another thread.
 _WORTH_A_THREAD = 1 << 19
+
+#: R R^T by R, with R's version at that time.
+_SQUARES: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
 
 class _View(ctypes.Structure):
@@ -73,7 +77,7 @@ def backward(inputs: Inputs, upstream: Tensor, out: Tensor, statistics: Statisti
     Raises:
         MemoryError: as `forward`.
     """
-    problem, keep = _problem(inputs, None if inputs.metric is None else inputs.metric @ inputs.metric.mT)
+    problem, keep = _problem(inputs, None if inputs.metric is None else _squared(inputs.metric))
     B, H = inputs.query.shape[:2]
     restarts, near = inputs.restart is not None, inputs.distances
     rows = {"d_query": (inputs.query, problem.N1, problem.DK)}
@@ -142,6 +146,15 @@ def _problem(inputs: Inputs, metric: Tensor | None) -> tuple[_Problem, list[Any]
         _array(problem, seed=dropout.seed)
         problem.below, problem.factor = dropout.below, dropout.factor
     return problem, [tensors, numbers]
+
+
+def _squared(metric: Tensor) -> Tensor:
+    """R R^T (H, dh, dh), kept as long as R stays what it is: a frozen projection has the same in every step."""
+    known = _SQUARES.get(metric)
+    if known is None or known[0] != metric._version:
+        known = (metric._version, metric @ metric.mT)
+        _SQUARES[metric] = known
+    return known[1]
 
 
 def _fresh(like: Tensor, *shape: int) -> Tensor:
