@@ -135,7 +135,7 @@ def p_laplacian_backward(
         with without_autocast(query.device):
             found = _backward_by_kernels(inputs, readable(upstream), out, statistics[:3], columns)
         gradients = _as_given(found, inputs)
-    return tuple(_none(query) if gradient is None else gradient for gradient in gradients)
+    return tuple(_none(query) if gradient is None else gradient.contiguous() for gradient in gradients)
 
 
 def forward_natively(inputs: Inputs) -> tuple[Tensor, Statistics]:
@@ -157,7 +157,7 @@ def backward_natively(
 def _as_given(found: Gradients, inputs: Inputs) -> tuple[Tensor | None, ...]:
     """Gradients in the shapes and dtypes of what they are of."""
     return tuple(
-        None if gradient is None or given is None else _shared(gradient, given).to(given.dtype).contiguous()
+        None if gradient is None or given is None else _shared(gradient, given).to(given.dtype)
         for gradient, given in zip(found, inputs.differentiable(), strict=True)
     )
 

@@ -90,7 +90,7 @@ def backward(inputs: Inputs, upstream: Tensor, out: Tensor, statistics: Statisti
         rows["d_value"] = (inputs.value, problem.N2, problem.DH)
         if near and inputs.near_value is not None:
             rows["d_y"] = (inputs.near_value, problem.N2, problem.DH)
-    found = {name: _fresh(inputs.query, B, H, nodes, width) for name, (_, nodes, width) in rows.items()}
+    found = {name: _fresh(given, B, H, nodes, width) for name, (given, nodes, width) in rows.items()}
     # Gradients of features that stand for others are added to theirs.
     node = found.get("d_node", found["d_query"])
     x, y = found.get("d_x", node), found.get("d_y", found.get("d_value"))
@@ -158,7 +158,9 @@ def _squared(metric: Tensor) -> Tensor:
 
 
 def _fresh(like: Tensor, *shape: int) -> Tensor:
-    tensor = like.new_empty(shape, dtype=torch.float32)
+    """Without content; heads side by side where they are in ``like``, so that what made it need not copy a gradient."""
+    order = (0, 2, 1, 3) if like.stride(1) < like.stride(2) else (0, 1, 2, 3)
+    tensor = torch.empty_permuted(shape, order, dtype=torch.float32, device=like.device)
     load().padapter_prepare(tensor.data_ptr(), tensor.nbytes)
     return tensor
 
