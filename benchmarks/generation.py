@@ -1,6 +1,7 @@
 """Beam search against transformers' own, with the models of `benchmarks.ranking`.
 
-Both sides use a cache; transformers' own reads the image again for every beam and moves what it has read with the beams.
+Both sides use a cache; transformers' own reads the image again for every beam and moves what it has read with the
+beams.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The C library's kernels without the dispatcher, which takes longer than they do where a call is small.
 
-An operator of PyTorch passes some ten layers of Python in each direction, of which only the compiler, dispatch modes and
-tensor subclasses make any use. Where there are none of these, a function of autograd calls the same kernels.
+An operator of PyTorch passes some ten layers of Python in each direction, of which only the compiler, dispatch modes
+and tensor subclasses make any use. Where there are none of these, a function of autograd calls the same kernels.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def _needs_operator(arguments: tuple[Any, ...]) -> bool:
 
 class _Native(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, *arguments: Any) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, *arguments: Any) -> Tensor:
         context, statistics = operators.forward_natively(Inputs(*arguments[:-1]))
         ctx.save_for_backward(*arguments[:_TENSORS], context, *statistics)
         ctx.numbers = arguments[_TENSORS:-1]
@@ -51,7 +51,7 @@ class _Native(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, upstream: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, upstream: Tensor | None) -> tuple[Tensor | None, ...]:
         nothing = (None,) * (_TENSORS + len(ctx.numbers) + 1)
         if upstream is None:
             return nothing
