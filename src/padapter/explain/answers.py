@@ -12,8 +12,9 @@ from padapter.architectures import AttentionRecord
 from padapter.backbones import Backbone
 from padapter.errors import UserError
 from padapter.explain.explanation import AttentionMap, Explanation, Side
-from padapter.explain.reading import Reading, as_array, of_tokens, patches, read, side_of_squares, squares
+from padapter.explain.reading import Reading, as_array, of_tokens, patches, read, side_of_squares, sizes_of, squares
 from padapter.explain.rules import Array
+from padapter.explain.streams import PICTURE, QUESTION, TEXT, connected, place_of
 from padapter.explain.views import View
 from padapter.functional import Step
 
@@ -78,7 +79,7 @@ def explain_answer(
         tokens=tuple(name for name, _, _ in groups),
         log_probs=np.array([value for _, value, _ in groups]),
         relevance=tuple(np.stack(grids) for grids in zip(*maps, strict=True)),
-        words=tuple(_decoded(backbone, [reading.ids[index] for index in kept])),
+        words=tuple(_decoded(backbone, [*reading.question, *(reading.ids[index] for index in kept)])),
         word_relevance=np.stack(words),
         attention=tuple(_attention(reading, [reading.row(number) for number in chosen], layers)),
     )
@@ -142,14 +143,15 @@ def _placeholders(reading: Reading) -> set[int]:
 def _maps(terms: Sequence[_Term], kept: list[int]) -> tuple[list[Array], Array]:
     """Relevance of patches, (rows, columns) per view, and of the words of the prompt, summed over terms."""
     grids: list[Array] | None = None
-    words = np.zeros(len(kept))
+    words = np.zeros(len(terms[0].reading.question) + len(kept))
     for term in terms:
         layout, row = term.reading.layout, term.reading.row(term.number)
         relevance = term.reading.relevance(term.number, term.factor)
         found = [patches(layout, view, relevance.of("text", f"image {view}")[row]) for view in range(len(layout.views))]
         grids = found if grids is None else [one + other for one, other in zip(grids, found, strict=True)]
         taken = relevance.of("text", "text")[row] - np.eye(relevance.sizes["text"])[row]
-        words += taken[kept]
+        asked = relevance.of(TEXT, QUESTION)[row] if QUESTION in relevance.sizes else ()
+        words += [*asked, *taken[kept]]
     if grids is None:
         raise ValueError("there is nothing to explain.")
     return grids, words
@@ -165,7 +167,6 @@ def _attention(reading: Reading, rows: list[int], layers: Collection[int] | None
         if plain is None:
             continue
         calibrated = None if message is None else _on_views(reading, record, message, rows)
-        queries = rows if record.site.part == "decoder" else list(range(record.plain.weights.shape[2]))
         found.append(
             AttentionMap(
                 name=record.site.name,
@@ -175,10 +176,26 @@ def _attention(reading: Reading, rows: list[int], layers: Collection[int] | None
                 views=_views(reading, record),
                 plain=plain,
                 calibrated=calibrated,
-                own=None if message is None else as_array(message.own)[..., queries].mean(axis=(0, 2)),
+                own=None
+                if message is None
+                else as_array(message.own)[..., _looking(reading, record, rows)].mean(axis=(0, 2)),
             )
         )
     return found
+
+
+def _streams(reading: Reading, record: AttentionRecord) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The streams of a module's queries and of its keys."""
+    queries, keys = record.plain.weights.shape[2:]
+    return connected(record.site, queries, keys, sizes_of(reading), reading.layout.family.together)
+
+
+def _looking(reading: Reading, record: AttentionRecord, rows: list[int]) -> list[int] | slice:
+    """Query tokens whose attention is shown: those that predict, those of the question, or all."""
+    if record.site.part == "decoder":
+        return rows
+    queries = () if record.site.part == "vision" else _streams(reading, record)[0]
+    return place_of(QUESTION, queries, sizes_of(reading)) if QUESTION in queries else slice(None)
 
 
 def _views(reading: Reading, record: AttentionRecord) -> tuple[View, ...]:
@@ -194,9 +211,11 @@ def _on_views(reading: Reading, record: AttentionRecord, step: Step, rows: list[
     views = range(len(layout.views))
     if record.site.part == "vision":
         return tuple(patches(layout, view, weights[view].mean(axis=1)) for view in views)
-    if record.site.cross:
-        read_by = weights[0][:, rows] if record.site.part == "decoder" else weights[0]
-        return tuple(patches(layout, view, read_by.mean(axis=1)) for view in views)
+    _, keys = _streams(reading, record)
+    if PICTURE in keys:
+        columns = place_of(PICTURE, keys, sizes_of(reading))
+        read_by = weights[0][:, _looking(reading, record, rows), columns].mean(axis=1)
+        return tuple(patches(layout, view, read_by) for view in views)
     if record.site.part == "decoder" and layout.family.reads == "inside":
         read_by = of_tokens(weights[0][:, rows].mean(axis=1), len(reading.ids))
         return tuple(squares(layout, read_by[:, layout.columns]))

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from padapter.errors import UserError
+from padapter.explain.streams import PICTURE, QUESTION
 
 Inputs = Mapping[str, Any]
 Places = NDArray[np.int64]
@@ -54,11 +55,14 @@ class Family:
         tiles: from what the processor makes of pictures, the inputs and the model's config to pixels (T, 3, h, w).
         places: from rows, columns and the config to the place, counted row by row, of each patch in the order of the
             image encoder's tokens, behind its class token if it has one.
+        together: streams (`padapter.explain.streams`) that stand one behind the other, in this order, where attention
+            goes to all of them at once; those that a model of the family lacks are left out.
     """
 
     reads: Literal["cross", "inside", "queries"]
     tiles: Callable[[Any, Inputs, Any], Any] = _tiles
     places: Callable[[int, int, Any], Places] = _rows_first
+    together: tuple[str, ...] = ()
 
 
 #: By ``config.model_type``.
@@ -70,6 +74,7 @@ FAMILIES: dict[str, Family] = {
     "smolvlm": Family("inside"),
     "qwen2_vl": Family("inside", _unpacked, _squares_first),
     "blip-2": Family("queries"),
+    "mplug": Family("cross", together=(PICTURE, QUESTION)),
 }
 
 

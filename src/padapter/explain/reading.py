@@ -17,6 +17,7 @@ from padapter.backbones.base import evaluating
 from padapter.errors import UserError
 from padapter.explain.families import Family, family_of
 from padapter.explain.rules import Array, Relevance, gradient_weighted
+from padapter.explain.streams import QUESTION, TEXT, connected
 from padapter.explain.views import View, measure_views
 
 
@@ -47,6 +48,7 @@ class Reading:
         first: position of the first token of the answer.
         log_probs: (K,), of the answer's tokens, its end token included; they have a graph.
         records: one per attention module, in the order of computation.
+        question: tokens of what an encoder of questions read; empty where there is none.
     """
 
     layout: Layout
@@ -54,12 +56,13 @@ class Reading:
     first: int
     log_probs: torch.Tensor
     records: list[AttentionRecord]
+    question: tuple[int, ...] = ()
 
     def relevance(self, number: int, factor: float = 1.0) -> Relevance:
         """Relevance for ``factor`` times the log-probability of the answer's token ``number``, counted from 0.
 
-        Streams are "text", "queries" where there is a Q-Former, and "image 0", "image 1", ... per view, class token
-        included.
+        Streams are "text", "queries" where there is a Q-Former, "question" where an encoder of its own reads it, and
+        "image 0", "image 1", ... per view, class token included.
         """
         steps = [step for record in self.records for step in record.steps]
         found = iter(weight_gradients(factor * self.log_probs[number], steps, retain_graph=True))
@@ -98,7 +101,8 @@ def read(backbone: Backbone, image: Image.Image, prompt: str, text: str, layout:
     log_probs = logits.float().log_softmax(dim=-1).gather(1, labels[answer, None])[:, 0]
     ids = batch["input_ids"][0]
     found = layout or _layout(backbone, family, image, batch)
-    return Reading(found, ids.tolist(), int(answer[0]), log_probs, _once(records))
+    question = tuple(backbone.question_ids(batch))
+    return Reading(found, ids.tolist(), int(answer[0]), log_probs, _once(records), question)
 
 
 def follow(reading: Reading, gradients: Sequence[Sequence[tuple[torch.Tensor, torch.Tensor]]]) -> Relevance:
@@ -116,7 +120,7 @@ def follow(reading: Reading, gradients: Sequence[Sequence[tuple[torch.Tensor, to
     """
     layout = reading.layout
     views = len(layout.views)
-    relevance = Relevance(_sizes(reading))
+    relevance = Relevance(sizes_of(reading))
     for record, pairs in zip(reading.records, gradients, strict=True):
         attention, own = _contributions(record, pairs)
         part, (rows, columns) = record.site.part, attention.shape[1:]
@@ -126,16 +130,16 @@ def follow(reading: Reading, gradients: Sequence[Sequence[tuple[torch.Tensor, to
                 _check(record, rows, relevance.sizes[f"image {view}"])
                 relevance.attend_self(f"image {view}", attention[view], own[view])
             continue
-        stream = "queries" if part == "connector" else "text"
+        queries, keys = connected(record.site, rows, columns, relevance.sizes, layout.family.together)
         _check(record, len(attention), 1)
-        _check(record, rows, relevance.sizes.get(stream, -1))
+        _check(record, rows, sum(relevance.sizes.get(stream, -1) for stream in queries))
         if record.site.cross:
-            _check(record, columns, relevance.sizes["image 0"])
-            relevance.attend_cross(stream, "image 0", attention[0], own[0])
+            _check(record, columns, sum(relevance.sizes[stream] for stream in keys))
+            relevance.attend_cross(queries, keys, attention[0], own[0])
         else:
             taken = of_tokens(attention[0], rows)
             _check(record, taken.shape[1], rows)
-            relevance.attend_self(stream, taken, own[0])
+            relevance.attend_self(queries, taken, own[0])
     _splice(relevance, layout)
     return relevance
 
@@ -219,8 +223,11 @@ def _contributions(record: AttentionRecord, pairs: Sequence[tuple[torch.Tensor, 
     return np.sum(weights, axis=0), np.sum(own, axis=0)
 
 
-def _sizes(reading: Reading) -> dict[str, int]:
-    sizes = {"text": len(reading.ids)}
+def sizes_of(reading: Reading) -> dict[str, int]:
+    """Numbers of tokens of the streams of :meth:`Reading.relevance`."""
+    sizes = {TEXT: len(reading.ids)}
+    if reading.question:
+        sizes[QUESTION] = len(reading.question)
     for record in reading.records:
         tokens = record.plain.weights.shape[2]
         if record.site.part == "vision":
