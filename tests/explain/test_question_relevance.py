@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from peft import get_peft_model
+from PIL import Image
 from plain_loops import bar, bar_of, eye, plus, times, transposed
 from tiny_blip import make_image
 from tiny_mplug import WORDS, make_processor, tiny
@@ -15,7 +16,7 @@ from padapter.backbones.mplug import MPlugBackbone
 from padapter.errors import UserError
 from padapter.explain import Relevance, explain_answer
 from padapter.explain.page import content
-from padapter.explain.reading import read
+from padapter.explain.reading import patches, read
 from padapter.explain.rules import gradient_weighted
 from padapter.methods import get_method
 from padapter.tuners import PAdapterConfig
@@ -202,6 +203,8 @@ def make_backbone(arrangement, *, trailing_sep=False, **sizes):
     return MPlugBackbone(model.eval(), make_processor(trailing_sep=trailing_sep), "tiny-mplug")
 
 
+#: One layer of each kind but two of the decoder's.
+SMALL = {"vision_layers": 1, "text_layers": 1, "fusion_layers": 3, "fusion_built": 4, "stride": 2}
 CASES = {
     "vqa": ("vqa", {"stride": 2}),
     "bridge": ("vqa", {"vision_width": 12, "stride": 1, "fusion_layers": 2, "fusion_built": 3, "trailing_sep": True}),
@@ -288,7 +291,7 @@ def test_a_whole_mplug_against_its_own_eager_attention(case):
 
 @pytest.mark.parametrize("form", ["projected", pytest.param("bottleneck", marks=pytest.mark.slow)])
 def test_calibrated_weights_and_own_shares_of_every_part_take_part(form):
-    backbone = make_backbone("vqa", stride=2)
+    backbone = make_backbone("vqa", **SMALL)
     torch.manual_seed(0)
     options = {"where": "all", "form": form, "mu": 0.3, "init_weights": False}
     backbone.model = get_peft_model(backbone.model, PAdapterConfig(**options)).double()
@@ -334,8 +337,22 @@ def test_calibrated_weights_and_own_shares_of_every_part_take_part(form):
     assert len(set(labels)) == len(labels)
 
 
+def test_a_changed_patch_changes_its_own_token_and_no_other():
+    """Before the first layer of the image encoder; a picture of the model's own size is not resized."""
+    backbone = make_backbone("vqa", **SMALL)
+    pixels = np.asarray(make_image(0, 8))
+    before = read(backbone, Image.fromarray(pixels), QUESTION, "red")
+    for row, column in ((0, 1), (1, 0)):
+        changed = pixels.copy()
+        changed[4 * row : 4 * row + 4, 4 * column : 4 * column + 4] ^= 255
+        after = read(backbone, Image.fromarray(changed), QUESTION, "red", before.layout)
+        one, other = (reading.records[0].call.value[0].detach() for reading in (before, after))
+        grid = patches(before.layout, 0, (one - other).abs().amax(dim=(0, 2)).numpy())
+        assert np.argwhere(grid > 1e-9).tolist() == [[row, column]]
+
+
 def test_a_prefix_and_other_labels():
-    backbone, picture = make_backbone("vqa", stride=2), make_image(0, 24)
+    backbone, picture = make_backbone("vqa", **SMALL), make_image(0, 24)
     method = get_method("prefix")
     method.apply(backbone, method.parse({"num_virtual_tokens": "3"}))
     reading = read(backbone, picture, QUESTION, "yes")
@@ -351,7 +368,7 @@ def test_a_prefix_and_other_labels():
 
 def test_a_model_that_joins_other_streams_is_refused():
     """A decoder that attends to picture and question without the class token: as many keys as no known streams have."""
-    backbone = make_backbone("vqa", stride=2)
+    backbone = make_backbone("vqa", **SMALL)
     attended = backbone.attended
 
     def cut(model, states, fields):
