@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import transformers as tf
+from peft import get_peft_model
 from PIL import Image
 from transformers import AutoProcessor
 
@@ -21,7 +22,6 @@ from tiny_image_text import TEMPLATE, tokenizer
 from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl as qwen
 
 from padapter.architectures import attention_sites
-from padapter.backbones.image_text import ImageTextBackbone
 from padapter.errors import UserError
 from padapter.explain import explain_answer
 from padapter.explain.layout import Layout
@@ -29,6 +29,7 @@ from padapter.explain.picture import attend_picture
 from padapter.explain.reading import read
 from padapter.explain.rules import Relevance
 from padapter.explain.tracing import NOWHERE, SEVERAL, destinations
+from padapter.tuners import PAdapterConfig
 
 #: Width and height at which no processor resizes, so that patches end where pixels do.
 CASES = {
@@ -104,7 +105,7 @@ def changes(before, after):
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_changed_patch_changes_its_own_tokens_and_no_others(families, layouts, case):
-    """With nothing exchanged by attention every patch goes its own way: through windows, merging, cropping, the text."""
+    """With nothing exchanged by attention every patch goes its own way: windows, merging, cropping, the text."""
     backbone, (pixels, layout) = families(case), layouts(case)
     assert len(layout.views) == VIEWS.get(case, 1)
     silent = copy.copy(backbone)
@@ -190,7 +191,7 @@ def test_what_the_text_takes_is_what_its_patches_have(layouts, case):
 def test_windows_as_one_dense_attention_with_a_mask(families, monkeypatch):
     """Relevance through windows is that of the same model with one dense attention, masked by the windows.
 
-    The dense attention is written here, windows told by transformers' own `cu_seqlens`; its weights are (1, H, N, N), zero
+    The dense attention is written here, windows told by transformers' own `cu_seqlens`; its weights are (H, N, N), zero
     outside windows. Behind it the rules are applied to whole matrices.
     """
     backbone = families("qwen2.5-vl")
@@ -284,6 +285,30 @@ def test_destinations_are_those_of_the_dense_jacobian(dtype):
     np.testing.assert_array_equal(found.ravel(), expected)
     (entries,) = destinations([(outputs, np.arange(17)[None])], [leaf], entries=True)
     np.testing.assert_array_equal(entries.reshape(40, 6), np.repeat(expected[:, None], 6, axis=1))
+
+
+@pytest.mark.parametrize("case", ["qwen2.5-vl", "mllama", "instructblip", "git"])
+def test_adapters_change_nothing_but_the_maps(families, layouts, case):
+    """With p-adapters everywhere: the layout of the model without, and their weights and own shares beside it."""
+    adapted, (pixels, layout) = copy.copy(families(case)), layouts(case)
+    torch.manual_seed(0)
+    options = PAdapterConfig(where="all", mu=0.3, init_weights=False)
+    adapted.model = get_peft_model(copy.deepcopy(adapted.model), options)
+    reading = read(adapted, Image.fromarray(pixels), PROMPT, "red")
+    assert reading.layout.views == layout.views
+    np.testing.assert_array_equal(reading.layout.columns, layout.columns)
+    np.testing.assert_array_equal(reading.layout.queries, layout.queries)
+    (side,) = explain_answer(adapted, Image.fromarray(pixels), PROMPT, "red").sides
+    (plain,) = explain_answer(families(case), Image.fromarray(pixels), PROMPT, "red").sides
+    assert not np.allclose(side.relevance[0], plain.relevance[0], rtol=1e-3)
+    assert {one.part for one in side.attention} >= {"vision"}
+    for one, other in zip(side.attention, plain.attention, strict=True):
+        assert one.name == other.name
+        assert other.calibrated is None
+        heads = one.plain[0].shape[0]
+        assert one.own.shape == (heads,)
+        assert (one.own > 0).all()
+        assert [grid.shape for grid in one.calibrated] == [grid.shape for grid in other.plain]
 
 
 def test_in_half_precision_as_well(families):

@@ -12,11 +12,9 @@ from padapter.architectures import AttentionRecord
 from padapter.backbones import Backbone
 from padapter.errors import UserError
 from padapter.explain.explanation import AttentionMap, Explanation, Side
-from padapter.explain.layout import Layout
-from padapter.explain.picture import of_picture
+from padapter.explain.picture import handed_on, of_picture, received
 from padapter.explain.reading import Reading, as_array, of_tokens, read
 from padapter.explain.rules import Array
-from padapter.explain.tracing import Numbers
 from padapter.functional import Step
 
 
@@ -211,39 +209,7 @@ def _on_views(
         return tuple(layout.grids(received(layout, site.name, weights)))
     read_by = weights[0][0][:, asking].mean(axis=1)  # (H, N2)
     if site.cross and site.name in layout.keys:
-        return tuple(layout.grids(_handed_on(read_by, layout.keys[site.name])))
+        return tuple(layout.grids(handed_on(read_by, layout.keys[site.name])))
     if site.part == "decoder" and not site.cross and (layout.columns >= 0).any():
-        return tuple(layout.grids(_handed_on(of_tokens(read_by, layout.ahead + len(reading.ids)), layout.columns)))
+        return tuple(layout.grids(handed_on(of_tokens(read_by, layout.ahead + len(reading.ids)), layout.columns)))
     return None
-
-
-def received(layout: Layout, name: str, weights: Sequence[Array]) -> Array:
-    """Attention that each token of the picture receives in the image encoder, the mean over the tokens of its stream.
-
-    Args:
-        layout: where the tokens are.
-        name: of the module.
-        weights: of each of its calls, (B, H, N1, N1).
-
-    Returns:
-        (H, N); sums to 1 over a stream.
-    """
-    found = np.zeros((weights[0].shape[1], len(layout.streams)))
-    for numbers, call in zip(layout.vision[name], weights, strict=True):
-        for tokens, row in zip(numbers, call, strict=True):
-            found[:, tokens] = row.sum(axis=1)
-    means: Array = found / np.bincount(layout.streams)[layout.streams]
-    return means
-
-
-def _handed_on(values: Array, parts: Numbers) -> Array:
-    """Numbers (H, n) of things as numbers (H, N) of the tokens that they are made of, in equal parts.
-
-    Args:
-        values: (H, n).
-        parts: (N,), which thing each token is part of.
-    """
-    count = np.bincount(parts[parts >= 0], minlength=values.shape[-1])
-    shares = values / np.maximum(count, 1)
-    handed: Array = np.where(parts >= 0, shares[:, parts], 0.0)
-    return handed

@@ -1,7 +1,7 @@
-"""Where the tokens of a picture are in a model: in its image encoder, in what connects it to the text, and in the text.
+"""Where the tokens of a picture are in a model: in its image encoder, in a connector, and in the text.
 
-Nothing about model families is known here. The picture's own way is measured by `padapter.explain.views`, the way of its
-tokens by `padapter.explain.tracing`.
+Nothing about model families is known here. The way of a picture's pixels is measured by `padapter.explain.views`, the
+way of its tokens by `padapter.explain.tracing`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from PIL import Image
 from padapter.backbones import Backbone, TrainingExample
 from padapter.errors import UserError
 from padapter.explain.rules import Array
-from padapter.explain.tracing import NOWHERE, SEVERAL, Numbers, Pass, destinations, run_without_attention
+from padapter.explain.tracing import SEVERAL, Numbers, Pass, destinations, run_without_attention
 from padapter.explain.views import View, lattice, measure_rows, measure_views
 
 
@@ -102,7 +102,7 @@ def measure_layout(backbone: Backbone, image: Image.Image, batch: Mapping[str, t
     """
     try:
         return _measured(backbone, image, batch)
-    except _NotFollowed as problem:
+    except _NotFollowedError as problem:
         kind = getattr(backbone.base_model.config, "model_type", type(backbone.base_model).__name__)
         raise UserError(
             f"`padapter explain` cannot follow how this model of type {kind!r} reads the picture: {problem} In Python, "
@@ -110,17 +110,17 @@ def measure_layout(backbone: Backbone, image: Image.Image, batch: Mapping[str, t
         ) from problem
 
 
-class _NotFollowed(Exception):
-    pass
+class _NotFollowedError(Exception):
+    """Why relevance cannot be followed through a model; `measure_layout` says which model."""
 
 
 def _measured(backbone: Backbone, image: Image.Image, batch: Mapping[str, torch.Tensor]) -> Layout:
     if "pixel_values" not in batch:
-        raise _NotFollowed("its picture does not come as `pixel_values`.")
+        raise _NotFollowedError("its picture does not come as `pixel_values`.")
     passes = run_without_attention(backbone, batch)
     modules = _by_module(one for one in passes if one.site.part == "vision")
     if not modules:
-        raise _NotFollowed("its image encoder has no attention that padapter knows.")
+        raise _NotFollowedError("its image encoder has no attention that padapter knows.")
     first = next(iter(modules.values()))
     tags = [one.tags for one in first if one.tags is not None]
     total = sum(one.query.shape[0] * one.query.shape[2] for one in first)
@@ -130,21 +130,21 @@ def _measured(backbone: Backbone, image: Image.Image, batch: Mapping[str, torch.
     decoder = _by_module(one for one in passes if one.site.part == "decoder")
     texts = [one.query for calls in decoder.values() for one in calls]
     if len({tuple(query.shape[::2]) for query in texts}) != 1 or texts[0].shape[0] != 1:
-        raise _NotFollowed("the attention modules of its text see texts of different lengths.")
+        raise _NotFollowedError("the attention modules of its text see texts of different lengths.")
     asking = [(query, np.arange(query.shape[2])[None]) for query in texts]
     columns = _single(
         _flat(destinations(asking, tags)),
-        "a patch has a part in several positions of the text, as where tokens are made fewer by interpolation (a smaller "
-        "picture may do).",
+        "a patch has a part in several positions of the text, as where tokens are made fewer by interpolation (give a "
+        "smaller picture).",
     )
     rows, queries = _connector(_by_module(one for one in passes if one.site.part == "connector"), asking)
     keys = _keys([one for one in passes if one.site.cross and one.site.part != "vision"], tags)
     if not keys and (columns < 0).all():
-        raise _NotFollowed("no patch reaches its text by a way other than attention that padapter does not know.")
+        raise _NotFollowedError("no patch reaches its text by a way other than attention that padapter does not know.")
     streams = _streams(total, vision)
     ahead = texts[0].shape[2] - batch["input_ids"].shape[1]
     if ahead < 0 or (ahead and columns.max() >= ahead):
-        raise _NotFollowed(f"its text has {ahead} positions more than tokens, and which these are cannot be told.")
+        raise _NotFollowedError(f"its text has {ahead} positions more than tokens, and which these are cannot be told.")
     return Layout(views, patches, streams, vision, keys, columns, queries, rows, ahead)
 
 
@@ -171,7 +171,7 @@ def _flat(numbers: Sequence[Numbers]) -> Numbers:
 
 def _single(numbers: Numbers, otherwise: str) -> Numbers:
     if (numbers == SEVERAL).any():
-        raise _NotFollowed(otherwise)
+        raise _NotFollowedError(otherwise)
     return numbers
 
 
@@ -190,16 +190,16 @@ def _tokens(modules: Mapping[str, list[Pass]], tags: list[torch.Tensor], total: 
             size = sum(numbers.size for _, numbers in pairs)
             became = _single(_flat(destinations(pairs, tags)), f"module {name!r} joins or parts tokens of the picture.")
             if not np.array_equal(np.sort(became[became >= 0]), np.arange(size)):
-                raise _NotFollowed(f"module {name!r} does not see one token of the picture at each place.")
+                raise _NotFollowedError(f"module {name!r} does not see one token of the picture at each place.")
             order = np.empty(size, dtype=np.int64)
             order[became[became >= 0]] = np.flatnonzero(became >= 0)
             pairs = [(query, order[numbers]) for query, numbers in pairs]
         found[name] = tuple(numbers for _, numbers in pairs)
         for one in modules[name]:
             if name != names[0] and not one.query_moves.all():
-                raise _NotFollowed(f"module {name!r} sees what does not come from {names[0]!r}.")
+                raise _NotFollowedError(f"module {name!r} sees what does not come from {names[0]!r}.")
             if one.key.shape[2] != one.query.shape[2]:
-                raise _NotFollowed(f"module {name!r} reads other tokens than it has.")
+                raise _NotFollowedError(f"module {name!r} reads other tokens than it has.")
     return found
 
 
@@ -209,14 +209,14 @@ def _connector(modules: Mapping[str, list[Pass]], text: list[tuple[torch.Tensor,
         return {}, np.zeros(0, dtype=np.int64)
     first = next(iter(modules.values()))[0]
     if first.tags is None or any(len(calls) > 1 or calls[0].query.shape[0] > 1 for calls in modules.values()):
-        raise _NotFollowed("its connector reads several views of the picture apart.")
+        raise _NotFollowedError("its connector reads several views of the picture apart.")
     size, rows = first.query.shape[2], {first.site.name: np.arange(first.query.shape[2])}
     for name, (one,) in list(modules.items())[1:]:
         reason = f"module {name!r} joins or parts tokens of the connector."
         became = _single(_flat(destinations(_numbered([one]), [first.tags])), reason)
         rows[name] = np.flatnonzero(became >= 0)
         if not np.array_equal(became[rows[name]], np.arange(one.query.shape[2])):
-            raise _NotFollowed(f"module {name!r} does not see the connector's tokens in their order.")
+            raise _NotFollowedError(f"module {name!r} does not see the connector's tokens in their order.")
     reason = f"one of the connector's {size} tokens stands at several positions of the text."
     return rows, _single(_flat(destinations(text, [first.tags])), reason)
 
@@ -232,7 +232,7 @@ def _keys(crossing: Sequence[Pass], tags: list[torch.Tensor]) -> dict[str, Numbe
         for one in group:
             if one.key_moves.any():
                 if not np.array_equal(one.key_moves[0], reads):
-                    raise _NotFollowed(f"module {one.site.name!r} reads something beside the picture.")
+                    raise _NotFollowedError(f"module {one.site.name!r} reads something beside the picture.")
                 found[one.site.name] = parts
     return found
 
@@ -269,17 +269,17 @@ def _views(backbone: Backbone, image: Image.Image, codes: Numbers) -> tuple[tupl
 
     found = _rows(pixels_of, image, codes.reshape(shape)) if flat else _tiles(pixels_of, image, codes.reshape(shape))
     if not found:
-        raise _NotFollowed("none of its patches shows a part of the picture.")
+        raise _NotFollowedError("none of its patches shows a part of the picture.")
     return tuple(view for view, _ in found), tuple(tokens for _, tokens in found)
 
 
 def _rows(pixels_of: Any, image: Image.Image, codes: Numbers) -> list[tuple[View, Numbers]]:
     """One view from patches that come as rows (n, numbers)."""
     if (codes != codes[:, :1]).any():
-        raise _NotFollowed("a row of its pixels has a part in several tokens.")
+        raise _NotFollowedError("a row of its pixels has a part in several tokens.")
     centres = measure_rows(pixels_of, image.size)
     if len(centres) != len(codes):
-        raise _NotFollowed("it sees pictures of one size in different sizes.")
+        raise _NotFollowedError("it sees pictures of one size in different sizes.")
     seen = np.isfinite(centres).all(axis=1) & (codes[:, 0] >= 0)
     view, row, column = lattice(centres[seen])
     tokens = np.empty((view.rows, view.columns), dtype=np.int64)
@@ -291,11 +291,11 @@ def _tiles(pixels_of: Any, image: Image.Image, codes: Numbers) -> list[tuple[Vie
     """Views from pixels (T, 3, h, w): what of a tile no token is made of is cut off."""
     places = measure_views(pixels_of, image.size)
     if len(places) != len(codes):
-        raise _NotFollowed("it sees pictures of one size in different sizes.")
+        raise _NotFollowedError("it sees pictures of one size in different sizes.")
     found = []
     for view, (red, green, blue) in zip(places, codes, strict=True):
         if not (np.array_equal(red, green) and np.array_equal(red, blue)):
-            raise _NotFollowed("colours of a pixel have parts in different tokens.")
+            raise _NotFollowedError("colours of a pixel have parts in different tokens.")
         if view is None or (red < 0).all():
             continue
         down, across = (np.flatnonzero((red >= 0).any(axis=axis)) for axis in (1, 0))
@@ -305,7 +305,7 @@ def _tiles(pixels_of: Any, image: Image.Image, codes: Numbers) -> list[tuple[Vie
         side = shown.shape[0] // len(tops), shown.shape[1] // len(lefts)
         whole = np.kron(tokens, np.ones(side, dtype=np.int64))
         if not np.array_equal(whole, shown) or (tokens < 0).any() or len(np.unique(tokens)) != tokens.size:
-            raise _NotFollowed("its patches do not make a grid.")
+            raise _NotFollowedError("its patches do not make a grid.")
         left, top, right, bottom = view.box
         wide, high = (right - left) / view.columns, (bottom - top) / view.rows
         box = (

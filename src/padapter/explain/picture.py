@@ -107,3 +107,35 @@ def of_picture(relevance: Relevance, layout: Layout, row: int) -> Array:
     for number, image in enumerate(layout.images):
         found[layout.members(number)] = relevance.of("text", image)[row]
     return found
+
+
+def received(layout: Layout, name: str, weights: Sequence[Array]) -> Array:
+    """Attention that each token of the picture receives in the image encoder, the mean over the tokens of its stream.
+
+    Args:
+        layout: where the tokens are.
+        name: of the module.
+        weights: of each of its calls, (B, H, N1, N1).
+
+    Returns:
+        (H, N); sums to 1 over a stream.
+    """
+    found = np.zeros((weights[0].shape[1], len(layout.streams)))
+    for numbers, call in zip(layout.vision[name], weights, strict=True):
+        for tokens, row in zip(numbers, call, strict=True):
+            found[:, tokens] = row.sum(axis=1)
+    means: Array = found / np.bincount(layout.streams)[layout.streams]
+    return means
+
+
+def handed_on(values: Array, parts: Numbers) -> Array:
+    """Numbers (H, n) of things as numbers (H, N) of the tokens that they are made of, in equal parts.
+
+    Args:
+        values: (H, n).
+        parts: (N,), which thing each token is part of.
+    """
+    count = np.bincount(parts[parts >= 0], minlength=values.shape[-1])
+    shares = values / np.maximum(count, 1)
+    handed: Array = np.where(parts >= 0, shares[:, parts], 0.0)
+    return handed

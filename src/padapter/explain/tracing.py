@@ -1,20 +1,22 @@
 """Which token becomes which: a model run without attention, and the way of every token through it.
 
-With all contexts of attention zero, nothing is exchanged between tokens but what a model does by construction: patches are
-embedded, tokens cut into windows, merged, cropped, joined and put into a text. What depends on what is then read off
-gradients. The zeros that the first attention module of a part hands on are *tags*, one per token, class tokens
-included: a tag reaches whatever its token becomes.
+With all contexts of attention zero, nothing is exchanged between tokens but by construction: patches are embedded,
+tokens cut into windows, merged, cropped, joined and put into a text. What depends on what is then read off gradients.
+The zeros that the first attention module of a part hands on are *tags*, one per token, class tokens included: a tag
+reaches whatever its token becomes.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from peft.tuners.tuners_utils import BaseTunerLayer
 
 from padapter.architectures import AttentionSite, attention_sites
 from padapter.architectures.interface import AttentionAdapter, AttentionCall
@@ -106,10 +108,16 @@ def _calls(backbone: Backbone, batch: Mapping[str, torch.Tensor], noise: torch.G
     calls: list[_Call] = []
     first: dict[str, str] = {}
 
-    def without(site: AttentionSite, inner: AttentionAdapter | None) -> AttentionAdapter:
-        return _WithoutAttention(site, calls, first, noise)
+    with ExitStack() as undo:
 
-    with redirected(attention_sites(backbone.model), without):
+        def without(site: AttentionSite, inner: AttentionAdapter | None) -> AttentionAdapter:
+            # An adapter that is not asked for a context must not look for one behind the output projection.
+            if isinstance(inner, BaseTunerLayer) and not inner.disable_adapters:
+                inner._disable_adapters = True
+                undo.callback(setattr, inner, "_disable_adapters", False)
+            return _WithoutAttention(site, calls, first, noise)
+
+        undo.enter_context(redirected(attention_sites(backbone.model), without))
         backbone.training_module("token")(**batch)
     return calls
 
@@ -127,8 +135,8 @@ def destinations(
     """What becomes of tokens: the number of the one output that each token of some leaves has a part in.
 
     A backward pass adds up what a token gives to every output, each in a direction of its own at random. Passes in
-    which outputs count 1, 2, ... `_BASE` times, by the digits of their numbers, multiply a token's gradient by the digit
-    of its destination; what has several is no multiple.
+    which outputs count 1, 2, ... `_BASE` times, by the digits of their numbers, multiply a token's gradient by the
+    digit of its destination; what has several is no multiple.
 
     Args:
         outputs: tensors (B, H, N, d), and (B, N) numbers, from 0; several may have the same number. `NOWHERE` for
