@@ -16,7 +16,7 @@ from padapter.backbones.mplug import MPlugBackbone
 from padapter.errors import UserError
 from padapter.explain import Relevance, explain_answer
 from padapter.explain.page import content
-from padapter.explain.reading import patches, read
+from padapter.explain.reading import read
 from padapter.explain.rules import gradient_weighted
 from padapter.methods import get_method
 from padapter.tuners import PAdapterConfig
@@ -347,7 +347,7 @@ def test_a_changed_patch_changes_its_own_token_and_no_other():
         changed[4 * row : 4 * row + 4, 4 * column : 4 * column + 4] ^= 255
         after = read(backbone, Image.fromarray(changed), QUESTION, "red", before.layout)
         one, other = (reading.records[0].call.value[0].detach() for reading in (before, after))
-        grid = patches(before.layout, 0, (one - other).abs().amax(dim=(0, 2)).numpy())
+        (grid,) = before.layout.grids((one - other).abs().amax(dim=(0, 2)).numpy())
         assert np.argwhere(grid > 1e-9).tolist() == [[row, column]]
 
 
@@ -376,5 +376,8 @@ def test_a_model_that_joins_other_streams_is_refused():
         return both[:, 1:], mask[:, 1:]
 
     backbone.attended = cut
-    with pytest.raises(UserError, match=r"text_decoder.*crossattention.*works on 13 tokens or rows where 5 were"):
+    message = (
+        r"text_decoder.*crossattention.* 13 tokens, which are not those of the picture, 5, and of the question, 9;"
+    )
+    with pytest.raises(UserError, match=message):
         explain_answer(backbone, make_image(0, 24), QUESTION, ANSWER)

@@ -126,7 +126,8 @@ class Continuations:
         start = prompt.fields["input_ids"].shape[1]
         rows = [self.backbone.followed(prompt.fields, answer) for answer in answers]
         inputs = self.backbone.to_device(self.backbone.together(rows, left=False))
-        log_probs = self.backbone.base_model(**inputs, use_cache=False).logits.float().log_softmax(-1)
+        logits = self.backbone.base_model(**inputs, use_cache=False).logits[:, -inputs["input_ids"].shape[1] :]
+        log_probs = logits.float().log_softmax(-1)
         found = []
         for row, answer in enumerate(answers):
             steps = torch.arange(start - 1, start - 1 + len(answer), device=log_probs.device)
