@@ -15,7 +15,9 @@ from padapter.architectures import weight_gradients
 from padapter.backbones.mplug import MPlugBackbone
 from padapter.errors import UserError
 from padapter.explain import Relevance, explain_answer
+from padapter.explain.layout import Layout
 from padapter.explain.page import content
+from padapter.explain.questions import side_by_side
 from padapter.explain.reading import read
 from padapter.explain.rules import gradient_weighted
 from padapter.methods import get_method
@@ -364,6 +366,23 @@ def test_a_prefix_and_other_labels():
     other = read(backbone, picture, QUESTION, "no")
     found = [other.relevance(number, -1.0).of("text", "question")[other.row(number)] for number in (0, 1)]
     np.testing.assert_allclose(side.word_relevance[1][: len(other.question)], np.sum(found, axis=0), rtol=1e-6)
+
+
+def test_picture_and_question_may_stand_in_any_order():
+    """Where the tokens of each stream are, for two streams of the picture; what is not there is refused."""
+    nothing = np.zeros(0, dtype=np.int64)
+    places = {"joined": np.array([4, 1, 0]), "short": np.array([2, -1, 0])}
+    keys = {"picture": np.array([1, 0, 2])}
+    layout = Layout((), (), np.array([0, 1, 0]), {}, keys, nothing, nothing, {}, 0, places)
+    streams, order = side_by_side(layout, "joined", 5, 2)
+    assert streams == ("image 0", "image 1", "question")
+    assert order.tolist() == [4, 0, 1, 2, 3]
+    assert side_by_side(layout, "picture", 3, 2) is None
+    assert side_by_side(layout, "joined", 5, 0) is None
+    assert side_by_side(layout, "elsewhere", 5, 2) is None
+    for name, tokens in (("joined", 6), ("short", 4)):
+        with pytest.raises(UserError, match=f"'{name}' works on {tokens} tokens, which are not those of the picture"):
+            side_by_side(layout, name, tokens, 2)
 
 
 def test_a_model_that_joins_other_streams_is_refused():

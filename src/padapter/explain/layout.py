@@ -7,7 +7,7 @@ way of its tokens by `padapter.explain.tracing`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -52,7 +52,7 @@ class Layout:
     queries: Numbers
     rows: Mapping[str, Numbers]
     ahead: int
-    together: Mapping[str, Numbers]
+    together: Mapping[str, Numbers] = field(default_factory=dict)
 
     @property
     def images(self) -> tuple[str, ...]:
