@@ -1,4 +1,4 @@
-"""Families whose texts need more than ids: places in front of the text, masks with entries per token, two tokenisers."""
+"""Families whose texts need more than ids: places in front of the text, masks per token, two tokenisers."""
 
 from __future__ import annotations
 
