@@ -110,6 +110,9 @@ class Continuations:
         inputs = {"attention_mask": torch.cat([prompt.mask.expand(len(answers), -1), mask.to(prompt.mask.dtype)], 1)}
         if "token_type_ids" in prompt.fields:
             inputs["token_type_ids"] = torch.full_like(ids, self.backbone.entry("token_type_ids"))
+        if "cross_attention_mask" in prompt.fields:  # Mllama: what the last token of the prompt sees
+            seen = prompt.fields["cross_attention_mask"][:, -1:].to(device)
+            inputs["cross_attention_mask"] = seen.expand(len(answers), ids.shape[1], *seen.shape[2:])
         deltas = getattr(getattr(prompt.decoder, "model", None), "rope_deltas", None)
         if deltas is not None:  # Qwen2-VL: a picture takes fewer positions than tokens
             at = torch.arange(ids.shape[1], device=device) + prompt.mask.shape[1] + deltas[:1]
@@ -126,7 +129,8 @@ class Continuations:
         start = prompt.fields["input_ids"].shape[1]
         rows = [self.backbone.followed(prompt.fields, answer) for answer in answers]
         inputs = self.backbone.to_device(self.backbone.together(rows, left=False))
-        log_probs = self.backbone.base_model(**inputs, use_cache=False).logits.float().log_softmax(-1)
+        logits = self.backbone.base_model(**inputs, use_cache=False).logits[:, -inputs["input_ids"].shape[1] :]
+        log_probs = logits.float().log_softmax(-1)
         found = []
         for row, answer in enumerate(answers):
             steps = torch.arange(start - 1, start - 1 + len(answer), device=log_probs.device)

@@ -30,8 +30,16 @@ from padapter.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-#: Fields with one entry per token, and the entry of an answer's token; `_ANSWER_TYPES` has exceptions.
-_PER_TOKEN = {"input_ids": None, "attention_mask": 1, "token_type_ids": 0, "mm_token_type_ids": 0}
+#: Fields with one entry per token, and the entry of an answer's token; `_ANSWER_TYPES` has exceptions. None: the ids
+#: themselves, and of Mllama's mask (1, L, pictures, tiles) what the last token of the prompt sees.
+_PER_TOKEN = {
+    "input_ids": None,
+    "attention_mask": 1,
+    "token_type_ids": 0,
+    "mm_token_type_ids": 0,
+    "image_embeds_position_mask": 0,
+    "cross_attention_mask": None,
+}
 #: PaliGemma reads tokens of type 0 in both directions; what it is to say is of type 1.
 _ANSWER_TYPES = {"paligemma": 1}
 #: Models whose pictures come as one list per text.
@@ -59,7 +67,7 @@ class ImageTextTrainingModule(nn.Module):
         self, labels: torch.Tensor, weights: torch.Tensor, image_index: torch.Tensor, **inputs: Any
     ) -> dict[str, torch.Tensor]:
         """Return ``{"loss": (), "logits": (K, V)}``."""
-        logits = self.model(**inputs, use_cache=False).logits[labelled(labels)]
+        logits = of_text(self.model(**inputs, use_cache=False).logits, labels.shape[1])[labelled(labels)]
         pictures = int(image_index.max()) + 1
         loss = next_token_loss(logits, labels, weights, num_images=pictures, reduction=self.reduction)
         return {"loss": loss, "logits": logits}
@@ -240,8 +248,8 @@ class ImageTextBackbone(Backbone):
             messages = [{"role": "user", "content": content}]
             return str(self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
         token = getattr(self.processor, "image_token", None)
-        # BLIP-2's processor puts its image tokens in front by itself.
-        return prompt if token is None or self.kind.startswith("blip") else f"{token}{prompt}"
+        # The processors of BLIP-2 and InstructBLIP put their image tokens in front by themselves.
+        return prompt if token is None or self.kind in ("blip-2", "instructblip") else f"{token}{prompt}"
 
     def _ids(self, text: str) -> list[int]:
         return list(self.processor.tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids)
@@ -271,7 +279,12 @@ class ImageTextBackbone(Backbone):
         """The prompt with the answer's tokens behind it, in every field that has one entry per token."""
         found = dict(prompt)
         for key in _PER_TOKEN.keys() & prompt.keys():
-            more = torch.tensor([answer]) if key == "input_ids" else torch.full((1, len(answer)), self.entry(key))
+            if key == "input_ids":
+                more = torch.tensor([answer])
+            elif _PER_TOKEN[key] is None:
+                more = prompt[key][:, -1:].expand(-1, len(answer), *prompt[key].shape[2:])
+            else:
+                more = torch.full((1, len(answer)), self.entry(key))
             found[key] = torch.cat([prompt[key], more.to(prompt[key].dtype)], dim=1)
         return found
 
@@ -282,6 +295,10 @@ class ImageTextBackbone(Backbone):
 
     def together(self, rows: Sequence[Encoded], *, left: bool) -> Encoded:
         """Rows as one batch: fields per token padded on one side, pictures behind each other."""
+
+        def inner(value: torch.Tensor) -> list[int]:
+            return [0, 0] * (value.dim() - 2)  # nothing beside the dimension of the tokens
+
         width = max(row["input_ids"].shape[1] for row in rows)
         batch = {}
         for key in rows[0]:
@@ -290,7 +307,7 @@ class ImageTextBackbone(Backbone):
                 fill = {"input_ids": self.pad_id, "attention_mask": 0}.get(key, self.entry(key))
                 gaps = [width - value.shape[1] for value in values]
                 values = [
-                    nn.functional.pad(value, (gap, 0) if left else (0, gap), value=fill)
+                    nn.functional.pad(value, (*inner(value), *((gap, 0) if left else (0, gap))), value=fill)
                     for value, gap in zip(values, gaps, strict=True)
                 ]
             batch[key] = torch.cat(_same_shape(values))
@@ -303,6 +320,11 @@ class ImageTextBackbone(Backbone):
             key: value.to(self.device, dtype if value.is_floating_point() else value.dtype)
             for key, value in batch.items()
         }
+
+
+def of_text(logits: torch.Tensor, length: int) -> torch.Tensor:
+    """Logits (B, length, V) of the text's own tokens: in front of them GIT has those of its picture."""
+    return logits[:, -length:]
 
 
 def _same_shape(values: Sequence[torch.Tensor]) -> list[torch.Tensor]:
