@@ -120,7 +120,7 @@ def test_a_changed_patch_changes_its_own_tokens_and_no_others(families, layouts,
     view, tokens = layout.views[number], layout.patches[number]
     left, top, right, bottom = view.box
     across, down = (right - left) / view.columns, (bottom - top) / view.rows
-    for row, column in {(0, 1), (view.rows - 1, view.columns // 2)}:
+    for row, column in {(0, 1), (0, view.columns - 1), (view.rows - 1, view.columns // 2)}:
         changed = pixels.copy()
         x, y = round(left + column * across), round(top + row * down)
         changed[y : y + round(down), x : x + round(across)] ^= 255
@@ -237,6 +237,25 @@ def read_plainly(backbone, picture, text):
     at = int((labels >= 0).nonzero()[0])
     inputs = {key: value for key, value in batch.items() if key not in ("labels", "weights", "image_index")}
     return backbone.model(**inputs, use_cache=False).logits[0, at - 1].log_softmax(-1)[labels[at]]
+
+
+def test_a_module_that_sees_its_tokens_in_another_order(families):
+    """As shifted windows do: around one layer tokens are turned round, which changes nothing that a model computes."""
+    backbone, picture = families("paligemma"), Image.fromarray(noise(30, 20))
+    plain = read(backbone, picture, PROMPT, "red")
+    turned = copy.copy(backbone)
+    turned.model = copy.deepcopy(backbone.model)
+    (layer,) = (m for name, m in turned.model.named_modules() if name.endswith("encoder.layers.1"))
+    layer.register_forward_pre_hook(lambda _, args: (args[0].roll(1, dims=1), *args[1:]))
+    layer.register_forward_hook(lambda _, args, output: output.roll(-1, dims=1))
+    other = read(turned, picture, PROMPT, "red")
+    (name,) = (name for name in other.layout.vision if ".layers.1." in name)
+    np.testing.assert_array_equal(plain.layout.vision[name][0], [[0, 1, 2, 3]])
+    np.testing.assert_array_equal(other.layout.vision[name][0], [[3, 0, 1, 2]])
+    torch.testing.assert_close(other.log_probs, plain.log_probs)
+    one, another = (reading.relevance(0).of("image 0", "image 0") for reading in (plain, other))
+    assert np.abs(one - np.eye(4)).max() > 0
+    np.testing.assert_allclose(another, one, rtol=1e-4, atol=1e-9)
 
 
 def test_blocks_are_put_where_their_tokens_are():
