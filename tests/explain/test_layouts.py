@@ -28,7 +28,7 @@ from padapter.explain.layout import Layout
 from padapter.explain.picture import attend_picture
 from padapter.explain.reading import read
 from padapter.explain.rules import Relevance
-from padapter.explain.tracing import NOWHERE, SEVERAL, destinations
+from padapter.explain.tracing import NOWHERE, SEVERAL, destinations, owners
 from padapter.tuners import PAdapterConfig
 
 #: Width and height at which no processor resizes, so that patches end where pixels do.
@@ -302,7 +302,7 @@ def test_destinations_are_those_of_the_dense_jacobian(dtype):
         expected[touched] = np.where(expected[touched] == NOWHERE, number, SEVERAL)
     assert {NOWHERE, SEVERAL} < set(expected)
     np.testing.assert_array_equal(found.ravel(), expected)
-    (entries,) = destinations([(outputs, np.arange(17)[None])], [leaf], entries=True)
+    entries = owners([(outputs, np.arange(17)[None])], leaf)
     np.testing.assert_array_equal(entries.reshape(40, 6), np.repeat(expected[:, None], 6, axis=1))
 
 
@@ -330,13 +330,16 @@ def test_adapters_change_nothing_but_the_maps(families, layouts, case):
         assert [grid.shape for grid in one.calibrated] == [grid.shape for grid in other.plain]
 
 
-def test_in_half_precision_as_well(families):
-    backbone, picture = copy.copy(families("qwen2.5-vl")), Image.fromarray(noise(44, 20))
+@pytest.mark.parametrize("case", ["qwen2.5-vl", "llava"])
+def test_in_half_precision_as_well(families, case):
+    backbone, picture = copy.copy(families(case)), Image.fromarray(noise(44, 20))
     one = read(backbone, picture, PROMPT, "red").layout
     backbone.model = copy.deepcopy(backbone.model).bfloat16()
     other = read(backbone, picture, PROMPT, "red").layout
     assert one.views == other.views
     np.testing.assert_array_equal(one.columns, other.columns)
+    for tokens, again in zip(one.patches, other.patches, strict=True):
+        np.testing.assert_array_equal(tokens, again)
     for name, calls in one.vision.items():
         for seen, again in zip(calls, other.vision[name], strict=True):
             np.testing.assert_array_equal(seen, again)
