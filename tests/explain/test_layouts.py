@@ -24,7 +24,7 @@ from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl as qwen
 from padapter.architectures import attention_sites
 from padapter.errors import UserError
 from padapter.explain import explain_answer
-from padapter.explain.layout import Layout
+from padapter.explain.layout import Layout, _connector
 from padapter.explain.picture import attend_picture
 from padapter.explain.reading import read
 from padapter.explain.rules import Relevance
@@ -358,6 +358,19 @@ def test_an_image_encoder_without_known_attention_is_refused(families, monkeypat
     )
     with pytest.raises(UserError, match=r"of type 'llava' reads the picture: its image encoder has no attention that"):
         explain_answer(families("llava"), Image.fromarray(noise(16, 16)), PROMPT, "red")
+
+
+def test_a_picture_that_does_not_arrive_is_refused(families, layouts, monkeypatch):
+    """A Q-Former whose tokens are not found in the text: better than relevance of zero everywhere."""
+    backbone, (pixels, _) = families("instructblip"), layouts("instructblip")
+
+    def nowhere(modules, text):
+        rows, queries = _connector(modules, text)
+        return rows, np.full_like(queries, NOWHERE)
+
+    monkeypatch.setattr("padapter.explain.layout._connector", nowhere)
+    with pytest.raises(UserError, match=r"of type 'instructblip'.*no patch reaches its text"):
+        explain_answer(backbone, Image.fromarray(pixels), PROMPT, "red")
 
 
 def test_attention_that_is_not_reached_is_noticed(families, monkeypatch):

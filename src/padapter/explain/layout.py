@@ -134,13 +134,17 @@ def _measured(backbone: Backbone, image: Image.Image, batch: Mapping[str, torch.
     asking = [(query, np.arange(query.shape[2])[None]) for query in texts]
     columns = _single(
         _flat(destinations(asking, tags)),
-        "a patch has a part in several positions of the text, as where tokens are made fewer by interpolation (give a "
-        "smaller picture).",
+        "a patch has a part in several positions of the text, by interpolation (give a smaller picture) or by attention "
+        "that padapter does not know.",
     )
     rows, queries = _connector(_by_module(one for one in passes if one.site.part == "connector"), asking)
     keys = _keys([one for one in passes if one.site.cross and one.site.part != "vision"], tags)
-    if not keys and (columns < 0).all():
-        raise _NotFollowedError("no patch reaches its text by a way other than attention that padapter does not know.")
+    # What only a connector reads has to reach the text by the connector's tokens.
+    beyond = keys.keys() - rows.keys() or (keys and (queries >= 0).any())
+    if (columns < 0).all() and not beyond:
+        raise _NotFollowedError(
+            "without attention no patch reaches its text: attention that padapter does not know may read it."
+        )
     streams = _streams(total, vision)
     ahead = texts[0].shape[2] - batch["input_ids"].shape[1]
     if ahead < 0 or (ahead and columns.max() >= ahead):
