@@ -134,8 +134,8 @@ def _measured(backbone: Backbone, image: Image.Image, batch: Mapping[str, torch.
     asking = [(query, np.arange(query.shape[2])[None]) for query in texts]
     columns = _single(
         _flat(destinations(asking, tags)),
-        "a patch has a part in several positions of the text, by interpolation (give a smaller picture) or by attention "
-        "that padapter does not know.",
+        "a patch has a part in several positions of the text, by interpolation (give a smaller picture) or by "
+        "attention that padapter does not know.",
     )
     rows, queries = _connector(_by_module(one for one in passes if one.site.part == "connector"), asking)
     keys = _keys([one for one in passes if one.site.cross and one.site.part != "vision"], tags)
