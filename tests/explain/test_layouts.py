@@ -24,11 +24,11 @@ from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl as qwen
 from padapter.architectures import attention_sites
 from padapter.errors import UserError
 from padapter.explain import explain_answer
-from padapter.explain.layout import Layout
+from padapter.explain.layout import Layout, _connector
 from padapter.explain.picture import attend_picture
 from padapter.explain.reading import read
 from padapter.explain.rules import Relevance
-from padapter.explain.tracing import NOWHERE, SEVERAL, destinations
+from padapter.explain.tracing import NOWHERE, SEVERAL, destinations, owners
 from padapter.tuners import PAdapterConfig
 
 #: Width and height at which no processor resizes, so that patches end where pixels do.
@@ -120,7 +120,7 @@ def test_a_changed_patch_changes_its_own_tokens_and_no_others(families, layouts,
     view, tokens = layout.views[number], layout.patches[number]
     left, top, right, bottom = view.box
     across, down = (right - left) / view.columns, (bottom - top) / view.rows
-    for row, column in {(0, 1), (view.rows - 1, view.columns // 2)}:
+    for row, column in {(0, 1), (0, view.columns - 1), (view.rows - 1, view.columns // 2)}:
         changed = pixels.copy()
         x, y = round(left + column * across), round(top + row * down)
         changed[y : y + round(down), x : x + round(across)] ^= 255
@@ -239,6 +239,25 @@ def read_plainly(backbone, picture, text):
     return backbone.model(**inputs, use_cache=False).logits[0, at - 1].log_softmax(-1)[labels[at]]
 
 
+def test_a_module_that_sees_its_tokens_in_another_order(families):
+    """As shifted windows do: around one layer tokens are turned round, which changes nothing that a model computes."""
+    backbone, picture = families("paligemma"), Image.fromarray(noise(30, 20))
+    plain = read(backbone, picture, PROMPT, "red")
+    turned = copy.copy(backbone)
+    turned.model = copy.deepcopy(backbone.model)
+    (layer,) = (m for name, m in turned.model.named_modules() if name.endswith("encoder.layers.1"))
+    layer.register_forward_pre_hook(lambda _, args: (args[0].roll(1, dims=1), *args[1:]))
+    layer.register_forward_hook(lambda _, args, output: output.roll(-1, dims=1))
+    other = read(turned, picture, PROMPT, "red")
+    (name,) = (name for name in other.layout.vision if ".layers.1." in name)
+    np.testing.assert_array_equal(plain.layout.vision[name][0], [[0, 1, 2, 3]])
+    np.testing.assert_array_equal(other.layout.vision[name][0], [[3, 0, 1, 2]])
+    torch.testing.assert_close(other.log_probs, plain.log_probs)
+    one, another = (reading.relevance(0).of("image 0", "image 0") for reading in (plain, other))
+    assert np.abs(one - np.eye(4)).max() > 0
+    np.testing.assert_allclose(another, one, rtol=1e-4, atol=1e-9)
+
+
 def test_blocks_are_put_where_their_tokens_are():
     """Calls and rows of one module against loops over pairs of tokens; two streams, tokens out of order."""
     rng = np.random.default_rng(0)
@@ -283,7 +302,7 @@ def test_destinations_are_those_of_the_dense_jacobian(dtype):
         expected[touched] = np.where(expected[touched] == NOWHERE, number, SEVERAL)
     assert {NOWHERE, SEVERAL} < set(expected)
     np.testing.assert_array_equal(found.ravel(), expected)
-    (entries,) = destinations([(outputs, np.arange(17)[None])], [leaf], entries=True)
+    entries = owners([(outputs, np.arange(17)[None])], leaf)
     np.testing.assert_array_equal(entries.reshape(40, 6), np.repeat(expected[:, None], 6, axis=1))
 
 
@@ -311,13 +330,16 @@ def test_adapters_change_nothing_but_the_maps(families, layouts, case):
         assert [grid.shape for grid in one.calibrated] == [grid.shape for grid in other.plain]
 
 
-def test_in_half_precision_as_well(families):
-    backbone, picture = copy.copy(families("qwen2.5-vl")), Image.fromarray(noise(44, 20))
+@pytest.mark.parametrize("case", ["qwen2.5-vl", "llava"])
+def test_in_half_precision_as_well(families, case):
+    backbone, picture = copy.copy(families(case)), Image.fromarray(noise(44, 20))
     one = read(backbone, picture, PROMPT, "red").layout
     backbone.model = copy.deepcopy(backbone.model).bfloat16()
     other = read(backbone, picture, PROMPT, "red").layout
     assert one.views == other.views
     np.testing.assert_array_equal(one.columns, other.columns)
+    for tokens, again in zip(one.patches, other.patches, strict=True):
+        np.testing.assert_array_equal(tokens, again)
     for name, calls in one.vision.items():
         for seen, again in zip(calls, other.vision[name], strict=True):
             np.testing.assert_array_equal(seen, again)
@@ -336,6 +358,19 @@ def test_an_image_encoder_without_known_attention_is_refused(families, monkeypat
     )
     with pytest.raises(UserError, match=r"of type 'llava' reads the picture: its image encoder has no attention that"):
         explain_answer(families("llava"), Image.fromarray(noise(16, 16)), PROMPT, "red")
+
+
+def test_a_picture_that_does_not_arrive_is_refused(families, layouts, monkeypatch):
+    """A Q-Former whose tokens are not found in the text: better than relevance of zero everywhere."""
+    backbone, (pixels, _) = families("instructblip"), layouts("instructblip")
+
+    def nowhere(modules, text):
+        rows, queries = _connector(modules, text)
+        return rows, np.full_like(queries, NOWHERE)
+
+    monkeypatch.setattr("padapter.explain.layout._connector", nowhere)
+    with pytest.raises(UserError, match=r"of type 'instructblip'.*no patch reaches its text"):
+        explain_answer(backbone, Image.fromarray(pixels), PROMPT, "red")
 
 
 def test_attention_that_is_not_reached_is_noticed(families, monkeypatch):

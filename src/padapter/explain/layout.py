@@ -17,7 +17,7 @@ from PIL import Image
 from padapter.backbones import Backbone, TrainingExample
 from padapter.errors import UserError
 from padapter.explain.rules import Array
-from padapter.explain.tracing import SEVERAL, Numbers, Pass, destinations, run_without_attention
+from padapter.explain.tracing import SEVERAL, Numbers, Pass, destinations, owners, run_without_attention
 from padapter.explain.views import View, lattice, measure_rows, measure_views
 
 
@@ -128,7 +128,7 @@ def _measured(backbone: Backbone, image: Image.Image, batch: Mapping[str, torch.
     tags = [one.tags for one in first if one.tags is not None]
     total = sum(one.query.shape[0] * one.query.shape[2] for one in first)
     vision = _tokens(modules, tags, total)
-    (codes,) = destinations(_numbered(first), [batch["pixel_values"]], entries=True)
+    codes = owners(_numbered(first), batch["pixel_values"])
     views, patches = _views(backbone, image, codes)
     decoder = _by_module(one for one in passes if one.site.part == "decoder")
     texts = [one.query for calls in decoder.values() for one in calls]
@@ -137,13 +137,17 @@ def _measured(backbone: Backbone, image: Image.Image, batch: Mapping[str, torch.
     asking = [(query, np.arange(query.shape[2])[None]) for query in texts]
     columns = _single(
         _flat(destinations(asking, tags)),
-        "a patch has a part in several positions of the text, as where tokens are made fewer by interpolation (give a "
-        "smaller picture).",
+        "a patch has a part in several positions of the text, by interpolation (give a smaller picture) or by "
+        "attention that padapter does not know.",
     )
     rows, queries = _connector(_by_module(one for one in passes if one.site.part == "connector"), asking)
     keys = _keys([one for one in passes if one.site.cross and one.site.part != "vision"], tags)
-    if not keys and (columns < 0).all():
-        raise _NotFollowedError("no patch reaches its text by a way other than attention that padapter does not know.")
+    # What only a connector reads has to reach the text by the connector's tokens.
+    beyond = keys.keys() - rows.keys() or (keys and (queries >= 0).any())
+    if (columns < 0).all() and not beyond:
+        raise _NotFollowedError(
+            "without attention no patch reaches its text: attention that padapter does not know may read it."
+        )
     streams = _streams(total, vision)
     ahead = texts[0].shape[2] - batch["input_ids"].shape[1]
     if ahead < 0 or (ahead and columns.max() >= ahead):
@@ -320,12 +324,9 @@ def _tiles(pixels_of: Any, image: Image.Image, codes: Numbers) -> list[tuple[Vie
         whole = np.kron(tokens, np.ones(side, dtype=np.int64))
         if not np.array_equal(whole, shown) or (tokens < 0).any() or len(np.unique(tokens)) != tokens.size:
             raise _NotFollowedError("its patches do not make a grid.")
-        left, top, right, bottom = view.box
-        wide, high = (right - left) / view.columns, (bottom - top) / view.rows
-        box = (
-            left + across[0] * wide, top + down[0] * high, left + (across[-1] + 1) * wide, top + (down[-1] + 1) * high,
-        )  # fmt: skip
-        found.append((View(box, *tokens.shape), tokens))
+        left, right = np.interp([across[0], across[-1] + 1], [0, view.columns], view.box[::2]).tolist()
+        top, bottom = np.interp([down[0], down[-1] + 1], [0, view.rows], view.box[1::2]).tolist()
+        found.append((View((left, top, right, bottom), *tokens.shape), tokens))
     return found
 
 

@@ -125,13 +125,11 @@ def _calls(backbone: Backbone, batch: Mapping[str, torch.Tensor], noise: torch.G
 def _moves(one: torch.Tensor, other: torch.Tensor) -> NDArray[np.bool_]:
     """(B, N), which tokens of two tensors (B, H, N, d) are different."""
     change = (one - other).detach().abs().amax(dim=(1, 3))
-    found: NDArray[np.bool_] = (change > 1e-4 * one.detach().abs().amax()).cpu().numpy()
+    found: NDArray[np.bool_] = (change > 1e-6 * one.detach().abs().amax()).cpu().numpy()
     return found
 
 
-def destinations(
-    outputs: Sequence[tuple[torch.Tensor, Numbers]], leaves: Sequence[torch.Tensor], *, entries: bool = False
-) -> list[Numbers]:
+def destinations(outputs: Sequence[tuple[torch.Tensor, Numbers]], leaves: Sequence[torch.Tensor]) -> list[Numbers]:
     """What becomes of tokens: the number of the one output that each token of some leaves has a part in.
 
     A backward pass adds up what a token gives to every output, each in a direction of its own at random. Passes in
@@ -142,56 +140,72 @@ def destinations(
         outputs: tensors (B, H, N, d), and (B, N) numbers, from 0; several may have the same number. `NOWHERE` for
             those that do not matter.
         leaves: tensors (B, N, ...), whose graph the outputs have.
-        entries: whether every entry of a leaf is a token of its own, instead.
 
     Returns:
-        Per leaf, (B, N) or its whole shape: numbers, `NOWHERE` or `SEVERAL`.
+        Per leaf, (B, N): numbers, `NOWHERE` or `SEVERAL`.
     """
     outputs = [(tensor, numbers) for tensor, numbers in outputs if tensor.requires_grad]
-    shapes = [tuple(leaf.shape) if entries else tuple(leaf.shape[:2]) for leaf in leaves]
+    shapes = [tuple(leaf.shape[:2]) for leaf in leaves]
     if not outputs:
         return [np.full(shape, NOWHERE) for shape in shapes]
     most = max(int(numbers.max(initial=0)) for _, numbers in outputs)
     digits = next(digits for digits in itertools.count(1) if _BASE**digits > most)
-    # A single entry has no direction: it takes several.
-    draws = range(4 if entries else 1)
-    found = [_gradients(outputs, leaves, shapes, digits, seed) for seed in draws]
-    return [_read(np.concatenate([found[seed][i] for seed in draws], axis=-1), most) for i in range(len(leaves))]
+    counted = [np.where(numbers < 0, 0, 1) for _, numbers in outputs]
+    passes = [_gradients(outputs, counted, leaves)]
+    for place in (_BASE**digit for digit in range(digits)):
+        times = [one * (1 + numbers // place % _BASE) for one, (_, numbers) in zip(counted, outputs, strict=True)]
+        passes.append(_gradients(outputs, times, leaves))
+    stacked = [
+        np.stack([one[i].float().cpu().numpy().reshape(*shape, -1) for one in passes]) for i, shape in enumerate(shapes)
+    ]
+    return [_read(gradients, most) for gradients in stacked]
+
+
+def owners(outputs: Sequence[tuple[torch.Tensor, Numbers]], leaf: torch.Tensor) -> Numbers:
+    """What becomes of every single entry of a leaf: the number of the one output that it has a part in.
+
+    A gradient of one entry may be small, and rounded away to some multiple; here it only counts whether there is one,
+    when outputs with a one, or with a zero, at some place of their numbers in binary are looked at.
+
+    Args:
+        outputs: tensors (B, H, N, d), and (B, N) numbers, from 0, all of which have the leaf in their graph.
+        leaf: of any shape.
+
+    Returns:
+        Of its shape: numbers, `NOWHERE` or `SEVERAL`.
+    """
+    most = max(int(numbers.max(initial=0)) for _, numbers in outputs)
+    nothing = np.zeros(tuple(leaf.shape), dtype=bool)
+    found, several, reached = nothing.astype(np.int64), nothing, nothing
+    for bit in range(max(1, most.bit_length())):
+        touched = []
+        for digit in (0, 1):
+            times = [np.where(numbers >> bit & 1 == digit, 1, 0) for _, numbers in outputs]
+            # Twice: what adds up to nothing by chance does not do so in two directions.
+            drawn = (_gradients(outputs, times, [leaf], seed)[0] for seed in (0, 1))
+            touched.append(np.any([(one != 0).cpu().numpy() for one in drawn], axis=0))
+        several = several | touched[0] & touched[1]
+        reached = reached | touched[0] | touched[1]
+        found |= touched[1].astype(np.int64) << bit
+    owned: Numbers = np.where(several, SEVERAL, np.where(reached, found, NOWHERE))
+    return owned
 
 
 def _gradients(
     outputs: Sequence[tuple[torch.Tensor, Numbers]],
+    times: Sequence[NDArray[np.int64]],
     leaves: Sequence[torch.Tensor],
-    shapes: Sequence[tuple[int, ...]],
-    digits: int,
-    seed: int,
-) -> list[NDArray[np.float32]]:
-    """Per leaf (1 + digits, tokens..., features): gradients where every output counts once, and by its digits."""
+    seed: int = 0,
+) -> Sequence[torch.Tensor]:
+    """Gradients of the sum of all outputs, each ``times`` (B, N) a direction of its own at random."""
     generator = torch.Generator().manual_seed(seed)
     directions = [torch.randn(tensor.shape, generator=generator) for tensor, _ in outputs]
-    passes = []
-    for digit in range(-1, digits):
-        cotangents = []
-        for (tensor, numbers), direction in zip(outputs, directions, strict=True):
-            times = np.ones_like(numbers) if digit < 0 else 1 + numbers // _BASE**digit % _BASE
-            times = np.where(numbers < 0, 0, times)
-            factors = torch.from_numpy(times)[:, None, :, None] * direction
-            cotangents.append(factors.to(tensor.device, tensor.dtype))
-        of_leaves = torch.autograd.grad(
-            [tensor for tensor, _ in outputs], leaves, cotangents, retain_graph=True, allow_unused=True
-        )
-        passes.append(of_leaves)
-    return [
-        np.stack(
-            [
-                np.zeros((*shape, 1), np.float32)
-                if one[i] is None
-                else one[i].float().cpu().numpy().reshape(*shape, -1)
-                for one in passes
-            ]
-        )
-        for i, shape in enumerate(shapes)
+    cotangents = [
+        (torch.from_numpy(factor)[:, None, :, None] * direction).to(tensor.device, tensor.dtype)
+        for (tensor, _), factor, direction in zip(outputs, times, directions, strict=True)
     ]
+    summed = [tensor for tensor, _ in outputs]
+    return torch.autograd.grad(summed, leaves, cotangents, retain_graph=True, allow_unused=True, materialize_grads=True)
 
 
 def _read(gradients: NDArray[np.float32], most: int) -> Numbers:
