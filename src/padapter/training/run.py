@@ -317,6 +317,7 @@ class _Run:
                     self.task,
                     self.augmentation,
                     self.options.seed,
+                    origin=train_data.report.spec,
                     returns_failures=self.processes.count > 1,
                 ),
                 rows=Rows(train_data.dataset),
