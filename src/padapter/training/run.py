@@ -39,6 +39,7 @@ from padapter.training.gradients import GradientCheck
 from padapter.training.model_card import model_card
 from padapter.training.pictures import describe_augmentation, prepare_for_training
 from padapter.training.run_folder import RunFolder
+from padapter.training.same_data import check_same_data, data_state
 from padapter.training.trainer import AdapterTrainer, CheckpointWriter
 
 
@@ -186,11 +187,8 @@ class _Run:
     def _check_data(self, checkpoint: Path | None, data: LoadedData) -> None:
         if len(data.dataset) == 0:
             raise UserError(f"--train: {self.options.train} has no rows to train on")
-        if checkpoint is not None and read_state(checkpoint)["train_fingerprint"] != data.fingerprint:
-            raise UserError(
-                f"--resume: the training data {self.options.train!r} has changed since {checkpoint.name} was written; "
-                "restore it, or start anew with --overwrite"
-            )
+        if checkpoint is not None:
+            check_same_data(checkpoint, data, self.options.train)
 
     def _agree(self, data: LoadedData) -> None:
         """Refuse processes that were started with other options or see other data."""
@@ -294,7 +292,7 @@ class _Run:
                 folder=self.folder.checkpoints,
                 keep=self.options.keep_checkpoints,
                 save_weights=lambda path: self.method.save(backbone, path),
-                state=lambda: {"train_fingerprint": train_data.fingerprint, "timer": timer.state()},
+                state=lambda: {**data_state(train_data), "timer": timer.state()},
             )
 
             def score() -> dict[str, Any]:
