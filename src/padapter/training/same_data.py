@@ -35,8 +35,8 @@ def check_same_data(checkpoint: Path, data: LoadedData, spec: str) -> None:
     if before[RECORD] == data.unweighted:
         raise UserError(
             f"--resume: rows of {spec!r} have weights now, and had none when {checkpoint.name} was written; rows, "
-            "texts and pictures are the same. If the files are too, an older padapter read them: rows of Visual Genome in "
-            f"BLIP-style files weigh 0.2 by now. Go on with that version, or {anew}"
+            "texts and pictures are the same. If the files are too, an older padapter read them: rows of Visual Genome "
+            f"in BLIP-style files weigh 0.2 by now. Go on with that version, or {anew}"
         )
     if before.get(UNWEIGHTED) == data.unweighted:
         raise UserError(
