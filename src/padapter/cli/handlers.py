@@ -41,6 +41,12 @@ def train_command(options: TrainOptions) -> None:
     scores = report.metrics.get("scores") or {}
     _print_scores(report.metrics, scores.get("after"), scores.get("before"), compare=True)
     _print_notes(report.metrics)
+    kept = report.metrics["training"].get("kept") or {}
+    if kept.get("weights") == "best":
+        print(
+            f"kept the weights of step {kept['step']} of {report.metrics['training']['steps']}, "
+            f"with the best {kept['metric']} during training ({kept['score']:.4f})"
+        )
     parameters = report.metrics["training"]["parameters"]
     share = 100 * parameters["trainable"] / parameters["total"]
     idle = sum((report.metrics["training"].get("without_gradient") or {}).values())

@@ -88,12 +88,13 @@ class Runner:
             if not path.is_file():
                 continue
             record = read_record(path)
-            if record.key == job.key:
+            changed = [] if record.key == job.key else differing(job, record)
+            if not changed:
                 found[job.name] = record
             elif not self.overwrite:
                 raise UserError(
                     f"--output: the run {job.name} is finished, but with other options: "
-                    f"{'; '.join(differing(job, record))}. Give --overwrite to repeat such runs, or another --output"
+                    f"{'; '.join(changed)}. Give --overwrite to repeat such runs, or another --output"
                 )
         return found
 

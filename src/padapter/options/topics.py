@@ -27,7 +27,7 @@ TOPICS: dict[str, tuple[str, ...]] = {
         "max_grad_norm",
         "max_length",
     ),
-    "Course of the run": ("log_every", "eval_every", "save_every", "keep_checkpoints", "resume"),
+    "Course of the run": ("log_every", "eval_every", "keep", "save_every", "keep_checkpoints", "resume"),
     "Answers": (
         "inference",
         "num_beams",

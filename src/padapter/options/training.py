@@ -22,6 +22,7 @@ INFERENCES = ("generate", "rank")
 DEVICES = ("auto", "cpu", "cuda")
 ATTENTIONS = ("sdpa", "eager")
 RESIZES = ("squash", "crop", "pad")
+KEPT = ("last", "best")
 
 
 @dataclass(kw_only=True)
@@ -155,6 +156,12 @@ class TrainOptions(ScoringOptions):
     eval_every: str = option(NEVER, metavar="WHEN", help="Score during training: never, epoch, or every so many steps.")
     save_every: str = option("100", metavar="WHEN", help="Write a checkpoint: never, epoch, or every so many steps.")
     keep_checkpoints: int = option(1, help="How many of the latest checkpoints to keep.")
+    keep: str = option(
+        "last",
+        choices=KEPT,
+        metavar="last|best",
+        help="Weights to keep: of the last step, or of the best score on --eval during training.",
+    )
     score_base: bool = option(True, help="Score the unadapted model first, so that the gain shows.")
     resume: bool = option(False, in_yaml=False, help="Continue RUN from its last complete checkpoint.")
     overwrite: bool = option(False, in_yaml=False, help="Start anew in a RUN that exists.")
@@ -193,5 +200,9 @@ class TrainOptions(ScoringOptions):
         check_augmentation(self.augment, self.cache_features)
         if self.eval is None and self.eval_every != NEVER:
             raise refuse("--eval-every", "there is nothing to score on; give --eval DATA")
+        if self.keep == "best" and self.eval is None:
+            raise refuse("--keep", "'best' needs rows to score on during training; give --eval DATA and --eval-every")
+        if self.keep == "best" and self.eval_every == NEVER:
+            raise refuse("--keep", "'best' compares scores during training; give --eval-every epoch, or so many steps")
         if self.eval is None and self.limit_eval is not None:
             raise refuse("--limit-eval", "there is nothing to limit; give --eval DATA")

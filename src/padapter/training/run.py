@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import gc
 import sys
 import time
 import warnings
@@ -36,6 +36,7 @@ from padapter.training.callbacks import DIVERGED, Bar, DivergedError, Log, StepT
 from padapter.training.checkpoints import read_state, step_of
 from padapter.training.defaults import resolve, steps_per_epoch, total_steps
 from padapter.training.gradients import GradientCheck
+from padapter.training.keeping import BEST, LAST, Kept, best_weights
 from padapter.training.model_card import model_card
 from padapter.training.pictures import describe_augmentation, prepare_for_training
 from padapter.training.run_folder import RunFolder
@@ -143,9 +144,15 @@ class _Run:
         )
         self._score_base(backbone, eval_data, candidates)
         self._adapt(backbone, checkpoint)
-        if self.options.cache_features:
-            backbone.cache_features(cache_folder(), precision=self.options.precision, training=True)
         training = self._train(backbone, train_data, eval_data, candidates, checkpoint)
+        kept, place_of_kept = self._kept(training["steps"])
+        if kept.step != training["steps"]:
+            # As a run that is continued begins, and without the model of the last step, which may be big.
+            del backbone
+            gc.collect()
+            backbone = self._load_backbone()
+            self._adapt(backbone, place_of_kept)
+        training["kept"] = kept.record()
         self._save_weights(backbone)
         before = self.folder.read_metrics().get("scores", {}).get("before")
 
@@ -271,6 +278,14 @@ class _Run:
         else:
             self.method.load(backbone, checkpoint / "weights", trainable=True)
         place(backbone, self.options.device)
+        if self.options.cache_features:
+            backbone.cache_features(cache_folder(), precision=self.options.precision, training=True)
+
+    def _kept(self, steps: int) -> tuple[Kept, Path | None]:
+        """The weights that stay after the last of ``steps``, and their checkpoint if they were chosen."""
+        if self.options.keep == LAST:
+            return Kept(LAST, steps), None
+        return self.processes.on_main(lambda: best_weights(self.folder.checkpoints, self.task.primary_metric))
 
     def _train(
         self,
@@ -309,6 +324,7 @@ class _Run:
                     steps,
                     processes=self.processes.count,
                     all_learn=self.method.all_learn,
+                    metric=self.task.primary_metric if self.options.keep == BEST else None,
                 ),
                 collator=Collator(
                     backbone,
@@ -362,16 +378,8 @@ class _Run:
             raise KeyboardInterrupt
 
     def _save_weights(self, backbone: Backbone) -> None:
-        if not self.processes.main:
-            return
         final = weights_folder(self.folder.path, self.method)
-        partial = self.folder.path / ".weights.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        self.method.save(backbone, partial)
-        # PEFT writes a card of empty headings; the run's own stands one folder above.
-        (partial / "README.md").unlink(missing_ok=True)
-        shutil.rmtree(final, ignore_errors=True)
-        partial.replace(final)
+        self.folder.write_weights(final, lambda place: self.method.save(backbone, place))
 
     def _finish(self, training: dict[str, Any], before: dict[str, Any] | None, after: Evaluation | None) -> None:
         """In the main process alone."""

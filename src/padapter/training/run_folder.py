@@ -27,7 +27,8 @@ OWN_FILES = (
     "predictions_base.jsonl",
     "README.md",
 )
-OWN_FOLDERS = ("adapter", "model", "checkpoints", ".weights.partial")
+PARTIAL_WEIGHTS = ".weights.partial"
+OWN_FOLDERS = ("adapter", "model", "checkpoints", PARTIAL_WEIGHTS)
 
 # These change how a run is watched or where it stands, never what it computes but for rounding.
 FREE_ON_RESUME = (
@@ -148,6 +149,23 @@ class RunFolder:
     def write_candidates(self, candidates: Sequence[str]) -> None:
         """Keep what the run ranks."""
         self._processes.on_main(lambda: write_json(self.candidates, {"candidates": list(candidates)}))
+
+    def write_weights(self, final: Path, save: Callable[[Path], None]) -> None:
+        """Write a folder of weights, whole or not at all; in the main process alone.
+
+        Args:
+            final: the folder, in that of the run.
+            save: writes into the folder that it is given.
+        """
+        if not self._processes.main:
+            return
+        partial = self.path / PARTIAL_WEIGHTS
+        shutil.rmtree(partial, ignore_errors=True)
+        save(partial)
+        # PEFT writes a card of empty headings; the run's own stands one folder above.
+        (partial / "README.md").unlink(missing_ok=True)
+        shutil.rmtree(final, ignore_errors=True)
+        partial.replace(final)
 
     def finish(self, entries: Mapping[str, Any], card: Callable[[dict[str, Any]], str]) -> None:
         """The last entries of ``metrics.json``, and the card; in the main process alone.
