@@ -12,7 +12,7 @@ from padapter.backbones import load_backbone
 from padapter.data import load_data
 from padapter.errors import UserError
 from padapter.evaluation import evaluate, predict_rows, resolve_asking
-from padapter.evaluation.predict import with_prompt
+from padapter.evaluation.asking import with_prompt
 from padapter.evaluation.results import write_json, write_text
 from padapter.options import InferenceOptions
 from padapter.tasks import get_task

@@ -31,11 +31,15 @@ e.g. --method oft:oft_block_size=32. They need --learning-rate."""
 
 def train_command(options: TrainOptions) -> None:
     """Adapt a model to a task and score it before and after."""
+    from padapter.training.beforehand import data_to_train
+
+    prepare(torch_too=False)
+    data = data_to_train(options)
     prepare()
     from padapter.evaluation.processes import join_processes
     from padapter.training import train
 
-    report = train(options)
+    report = train(options, data)
     if not join_processes().main:
         return
     scores = report.metrics.get("scores") or {}

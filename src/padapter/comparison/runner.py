@@ -18,7 +18,8 @@ from padapter.comparison.records import RunRecord, read_record, write_record
 from padapter.comparison.slots import TRAIN, Running, environments, last_words, start, wait_for_all
 from padapter.errors import UserError
 from padapter.evaluation.results import write_text
-from padapter.training.run_folder import FREE_ON_RESUME, dump_yaml
+from padapter.training.may_begin import FREE_ON_RESUME
+from padapter.training.run_folder import dump_yaml
 from padapter.values import read_yaml
 
 POLL_SECONDS = 0.2

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import sys
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
@@ -16,22 +15,22 @@ from transformers import PrinterCallback, set_seed
 
 from padapter.backbones import Backbone, load_backbone
 from padapter.cache import cache_folder
-from padapter.data import LoadedData, load_data, overlap
+from padapter.data import LoadedData
 from padapter.data.augment import parse_augmentation
 from padapter.errors import UserError
+from padapter.evaluation.asking import Asking, resolve_asking
 from padapter.evaluation.evaluating import Evaluation, describe_data, evaluate
 from padapter.evaluation.files import output_problems
-from padapter.evaluation.predict import Asking, resolve_asking, with_prompt
 from padapter.evaluation.processes import Processes, join_processes
 from padapter.evaluation.results import peak_memory, provenance, write_jsonl
-from padapter.evaluation.scoring import with_scoring
 from padapter.evaluation.source import place, weights_folder
 from padapter.methods import Method, get_method
 from padapter.methods.base import trainable_parameters
 from padapter.options import TrainOptions, flag_of
-from padapter.tasks import Task, get_task
+from padapter.tasks import Task
 from padapter.training.arguments import check_batch, on_cpu, reproducible, training_arguments
 from padapter.training.batches import Collator, Rows
+from padapter.training.beforehand import TrainingData, load_training_data, task_of
 from padapter.training.callbacks import DIVERGED, Bar, DivergedError, Log, StepTimer, StopOnInterrupt
 from padapter.training.checkpoints import read_state, step_of
 from padapter.training.defaults import resolve, steps_per_epoch, total_steps
@@ -61,7 +60,7 @@ class TrainReport:
     metrics: dict[str, Any]
 
 
-def train(options: TrainOptions) -> TrainReport:
+def train(options: TrainOptions, data: TrainingData | None = None) -> TrainReport:
     """Adapt a model and write RUN: adapter, scores, predictions, log, configuration and model card.
 
     A run can be killed at any moment. With ``options.resume`` it continues from its last complete checkpoint; on a
@@ -72,6 +71,7 @@ def train(options: TrainOptions) -> TrainReport:
 
     Args:
         options: what to train, on what and how.
+        data: what :func:`padapter.training.beforehand.data_to_train` has found; by default they are loaded.
 
     Returns:
         The run's folder and metrics.
@@ -84,7 +84,7 @@ def train(options: TrainOptions) -> TrainReport:
     folder = RunFolder(options.output, processes)
     try:
         with output_problems(folder.path):
-            return _Run(options, folder, processes).go()
+            return _Run(options, folder, processes, data).go()
     except UserError as problem:
         folder.stopped(DIVERGED if isinstance(problem, DivergedError) else None)
         folder.discard_unless_trained()
@@ -100,10 +100,13 @@ def train(options: TrainOptions) -> TrainReport:
 class _Run:
     """The stages of :func:`train`; cheap refusals come first, the model last."""
 
-    def __init__(self, options: TrainOptions, folder: RunFolder, processes: Processes) -> None:
+    def __init__(
+        self, options: TrainOptions, folder: RunFolder, processes: Processes, data: TrainingData | None
+    ) -> None:
+        self.data = data
         self.folder = folder
         self.processes = processes
-        self.task: Task = with_scoring(with_prompt(get_task(options.task), options.prompt), options)
+        self.task: Task = task_of(options)
         self.method: Method[Any] = get_method(options.method)
         self.options, self.settings = resolve(options, self.method)
         self.asking: Asking = resolve_asking(self.task, options)
@@ -117,7 +120,8 @@ class _Run:
         if done.get("status") == "finished":
             self.folder.remove_left_over()
             return TrainReport(self.folder.path, done)
-        train_data, eval_data = self._load_data()
+        data = self.data or load_training_data(self.options, self.task)
+        train_data, eval_data = data.train, data.eval
         checkpoint = self.folder.last_checkpoint() if self.options.resume else None
         self._check_data(checkpoint, train_data)
         self._agree(train_data)
@@ -165,31 +169,6 @@ class _Run:
         self._score(backbone, eval_data, candidates, self.folder.predictions, title, then=finish)
         self.folder.remove_left_over()
         return TrainReport(self.folder.path, self.folder.read_metrics())
-
-    def _load_data(self) -> tuple[LoadedData, LoadedData | None]:
-        options = self.options
-        # The seed of training does not choose the data: runs with other seeds see the same rows.
-        train_data = load_data(
-            options.train,
-            self.task,
-            split=options.train_split,
-            skip_bad_rows=options.skip_bad_rows,
-            limit=options.limit_train,
-            for_training=True,
-        )
-        if options.eval is None:
-            return train_data, None
-        eval_data = load_data(
-            options.eval,
-            self.task,
-            split=options.eval_split,
-            skip_bad_rows=options.skip_bad_rows,
-            limit=options.limit_eval,
-        )
-        found = overlap((train_data.name, train_data.split), (eval_data.name, eval_data.split))
-        if found is not None:
-            warnings.warn(found, stacklevel=2)
-        return train_data, eval_data
 
     def _check_data(self, checkpoint: Path | None, data: LoadedData) -> None:
         if len(data.dataset) == 0:
