@@ -88,6 +88,8 @@ def test_needed_options(name):
         ({"precision": "fp16", "device": "cpu"}, "--precision: fp16 needs a GPU"),
         ({"inference": "guess"}, "--inference: 'guess' is not one of generate, rank"),
         ({"inference": "rank", "num_beams": 3}, "--inference: 'rank' generates nothing"),
+        ({"inference": "rank", "min_new_tokens": 3}, "--inference: 'rank' generates nothing"),
+        ({"min_new_tokens": -1}, "--min-new-tokens: must be at least 0"),
         ({"lr_scheduler": "magic"}, "--lr-scheduler: 'magic' is not one of"),
         ({"epochs": 1, "max_steps": 2}, "--max-steps: contradicts --epochs"),
         ({"resume": True, "overwrite": True}, "--overwrite: contradicts --resume"),

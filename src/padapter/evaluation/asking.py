@@ -40,18 +40,25 @@ def resolve_asking(task: Task, options: InferenceOptions) -> Asking:
     """Fill what the options leave open from the task's defaults.
 
     Raises:
-        UserError: for a length below the task's shortest text.
+        UserError: for a longest text that is shorter than the shortest one.
     """
     defaults = task.generation
     longest = options.max_new_tokens or defaults.max_new_tokens
-    if longest < defaults.min_new_tokens:
-        shortest = defaults.min_new_tokens
-        raise UserError(f"--max-new-tokens: task {task.name!r} writes at least {shortest} tokens, got {longest}")
+    shortest = defaults.min_new_tokens if options.min_new_tokens is None else options.min_new_tokens
+    if longest < shortest and options.min_new_tokens is None:
+        raise UserError(
+            f"--max-new-tokens: task {task.name!r} writes at least {shortest} tokens, got {longest}; --min-new-tokens "
+            "lets it write fewer"
+        )
+    if longest < shortest:
+        raise UserError(
+            f"--min-new-tokens: is {shortest}, but at most {longest} tokens are written; give --max-new-tokens too"
+        )
     return Asking(
         inference=options.inference or task.default_inference,
         num_beams=options.num_beams or defaults.num_beams,
         max_new_tokens=longest,
-        min_new_tokens=defaults.min_new_tokens,
+        min_new_tokens=shortest,
         length_penalty=defaults.length_penalty,
         rank_candidates=options.rank_candidates or RANK_CANDIDATES,
         batch_size=options.eval_batch_size,

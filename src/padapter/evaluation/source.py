@@ -187,6 +187,9 @@ def _from_run(options: SourceOptions, run: Path) -> Source:
         inference=inference,
         num_beams=options.num_beams or (trained.num_beams if generates else None),
         max_new_tokens=options.max_new_tokens or (trained.max_new_tokens if generates else None),
+        min_new_tokens=(
+            options.min_new_tokens if options.min_new_tokens is not None or not generates else trained.min_new_tokens
+        ),
         rank_candidates=options.rank_candidates or trained.rank_candidates,
     )
     return Source(

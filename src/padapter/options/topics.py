@@ -32,6 +32,7 @@ TOPICS: dict[str, tuple[str, ...]] = {
         "inference",
         "num_beams",
         "max_new_tokens",
+        "min_new_tokens",
         "candidates",
         "rank_candidates",
         "prompt",

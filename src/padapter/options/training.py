@@ -56,6 +56,7 @@ class InferenceOptions(PictureOptions):
     )
     num_beams: int | None = option(None, help="Beams when generating. (default: the task's own)")
     max_new_tokens: int | None = option(None, help="Longest generated text in tokens. (default: the task's own)")
+    min_new_tokens: int | None = option(None, help="Shortest generated text in tokens. (default: the task's own)")
     rank_candidates: int | None = option(
         None, help="When ranking: candidates that survive the first-token filter. (default: 32)"
     )
@@ -84,8 +85,12 @@ class InferenceOptions(PictureOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_at_least(self, 1, "num_beams", "max_new_tokens", "rank_candidates", "eval_batch_size")
-        if self.inference == "rank" and (self.num_beams is not None or self.max_new_tokens is not None):
-            raise refuse("--inference", "'rank' generates nothing; drop --num-beams and --max-new-tokens")
+        check_at_least(self, 0, "min_new_tokens")
+        generating = (self.num_beams, self.max_new_tokens, self.min_new_tokens)
+        if self.inference == "rank" and generating != (None, None, None):
+            raise refuse(
+                "--inference", "'rank' generates nothing; drop --num-beams, --max-new-tokens and --min-new-tokens"
+            )
         if self.precision == "fp16" and self.device == "cpu":
             raise refuse("--precision", "fp16 needs a GPU; use bf16 or fp32 with --device cpu")
 
