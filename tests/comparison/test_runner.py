@@ -171,6 +171,18 @@ def test_an_unfinished_run_of_other_options_begins_anew(tmp_path):
     assert not (tmp_path / "runs" / failing.name / "left").exists()
 
 
+def test_an_unfinished_run_from_before_an_option_existed_goes_on(tmp_path):
+    failing = job(0, r="99")
+    first = runner(tmp_path)
+    first.execute([failing], watch)
+    config = tmp_path / "runs" / f"{failing.name}.yaml"
+    lines = config.read_text(encoding="utf-8").splitlines(keepends=True)
+    assert "keep: last\n" in lines
+    config.write_text("".join(line for line in lines if line != "keep: last\n"), encoding="utf-8")
+    first.execute([failing], watch)
+    assert calls(tmp_path, failing.name) == ["begin", "resume"]
+
+
 def test_an_unfinished_run_begins_anew_on_demand(tmp_path):
     failing = job(0, r="99")
     runner(tmp_path).execute([failing], watch)

@@ -177,10 +177,11 @@ def differing(job: Job, record: RunRecord) -> list[str]:
 
     An option that the record does not know is newer than the run, which did what is its default now.
     """
-    now, then = job.plain(), {**_defaults(), **record.options}
+    now, then = job.plain(), {**default_options(), **record.options}
     names = [name for name in now if name not in FREE and then.get(name) != now[name]]
     return [f"{name} was {then.get(name)!r} and is {now[name]!r}" for name in names]
 
 
-def _defaults() -> dict[str, Any]:
+def default_options() -> dict[str, Any]:
+    """What options are where nobody gave them: those of older runs that have come to exist since."""
     return {item.name: item.default for item in fields(TrainOptions) if item.default is not MISSING}

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from padapter.comparison.collect import collect, collect_diverged, has_diverged
 from padapter.comparison.locks import RunLock
-from padapter.comparison.plan import Job, differing
+from padapter.comparison.plan import Job, default_options, differing
 from padapter.comparison.records import RunRecord, read_record, write_record
 from padapter.comparison.slots import TRAIN, Running, environments, last_words, start, wait_for_all
 from padapter.errors import UserError
@@ -163,7 +163,7 @@ class Runner:
     def _discard_outdated(self, job: Job) -> None:
         """Remove what earlier options have left, under the run's lock."""
         config, now = self._config(job), job.plain()
-        begun = read_yaml(config) if config.is_file() else {}
+        begun = {**default_options(), **(read_yaml(config) if config.is_file() else {})}
         changed = any(begun.get(name) != now[name] for name in now if name not in FREE_ON_RESUME)
         if changed or self.overwrite:
             self.record_path(job).unlink(missing_ok=True)
