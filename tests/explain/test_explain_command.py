@@ -170,6 +170,16 @@ def test_the_pages_bytes_are_the_arrays(found):
     np.testing.assert_allclose(box, [0, 0, 40, 24], atol=0.1)
 
 
+def test_the_page_tells_how_likely_the_tokens_are(found):
+    side = content(found)["sides"][1]
+    np.testing.assert_allclose(side["probabilities"], np.exp(found.sides[1].log_probs), rtol=1e-3)
+    np.testing.assert_allclose(side["probability"], np.prod(np.exp(found.sides[1].log_probs)), rtol=1e-3)
+    others = dataclasses.replace(found.sides[0], tokens=("red", "not blue"), log_probs=np.array([-1.0, 2.0]))
+    side = content(dataclasses.replace(found, sides=(others,)))["sides"][0]
+    assert side["probabilities"] == [pytest.approx(np.exp(-1.0), rel=1e-3), None]
+    assert side["probability"] == pytest.approx(np.exp(-1.0), rel=1e-3)
+
+
 def test_a_page_is_bounded(found, monkeypatch):
     """Past the limit grids get coarser, and keep their sums."""
     monkeypatch.setattr(pages, "NUMBERS", 30)
@@ -182,12 +192,15 @@ def test_a_page_is_bounded(found, monkeypatch):
 def test_figures(found, tmp_path):
     figure = found.figure(layer=0)
     titles = [axis.get_title() for axis in figure.axes]
-    assert titles[:3] == ["picture", "base model: relevance", "p-adapter: relevance"]
-    assert titles[3:] == [
+    said = [f"{side.title} (says “{side.answer}”): relevance" for side in found.sides]
+    assert titles[:3] == ["picture", *said]
+    assert titles[3:-1] == [
         "base model: attention, layer 0", "p-adapter: attention, layer 0", "p-adapter: calibrated attention, layer 0",
     ]  # fmt: skip
     heat = figure.axes[2].images[1].get_array()
     np.testing.assert_allclose(heat, found.on_picture(1))
+    scale = figure.axes[-1]
+    assert [tick.get_text() for tick in scale.get_xticklabels()] == ["0", "most of each map"]
     write(found, tmp_path / "summary.png")
     with Image.open(tmp_path / "summary.png") as image:
         assert image.width > 600
@@ -213,5 +226,7 @@ def test_what_cannot_be_explained(runs, picture):
         explain(run=runs["entailment"], image=picture, text="the dog is red", answer="maybe", device="cpu")
     with pytest.raises(UserError, match=r"--text: task 'vqa' needs the question"):
         explain(run=runs["vqa"], image=picture, device="cpu")
+    with pytest.raises(UserError, match=r"--layers: there is no layer 7, 9; this model has layers 0, 1"):
+        explain(run=runs["vqa"], image=picture, text="what ?", layers="9,0,7", device="cpu")
     with pytest.raises(UserError, match=r"nothing\.png"):
         explain(run=runs["vqa"], image="nothing.png", text="what ?", device="cpu")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from padapter.explain.explanation import AttentionMap, Explanation, spread
+from padapter.explain.explanation import AttentionMap, Explanation, Side, spread
 from padapter.explain.rules import Array
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _HEAT: dict[str, Any] = {"cmap": "inferno", "alpha": 0.65, "vmin": 0.0}
 _CELL = 3.2
+_NO_MORE = 60  # letters of an answer above its panel
 _Cell = tuple[str, "Array | None"]
 
 
@@ -31,12 +32,12 @@ def draw(explanation: Explanation, *, layer: int | None = None) -> Figure:
     from matplotlib.figure import Figure
 
     top: list[_Cell] = [("picture", None)]
-    top += [(f"{side.title}: relevance", explanation.on_picture(i)) for i, side in enumerate(explanation.sides)]
+    top += [(_relevance(side), explanation.on_picture(i)) for i, side in enumerate(explanation.sides)]
     below = _attention(explanation, layer)
     columns, rows = max(len(top), len(below)), 1 + bool(below)
     width, height = explanation.picture.size
     shape = np.clip(height / width, 0.4, 2.0)
-    figure = Figure(figsize=(_CELL * columns, (_CELL * shape + 0.35) * rows + 0.75), layout="constrained")
+    figure = Figure(figsize=(_CELL * columns, (_CELL * shape + 0.45) * rows + 1.0), layout="constrained")
     figure.suptitle(f"“{explanation.text}”  after  “{explanation.prompt.strip()}”", fontsize=11, wrap=True)
     axes = figure.subplots(rows, columns, squeeze=False)
     for axis in axes.flat:
@@ -44,7 +45,30 @@ def draw(explanation: Explanation, *, layer: int | None = None) -> Figure:
     for line, cells in zip(axes, (top, below), strict=False):
         for axis, cell in zip(line, cells, strict=False):
             _draw(axis, explanation, *cell)
+    _scale(figure, axes, explanation)
     return figure
+
+
+def _relevance(side: Side) -> str:
+    if side.answer is None:
+        return f"{side.title}: relevance"
+    said = side.answer if len(side.answer) <= _NO_MORE else f"{side.answer[:_NO_MORE]}..."
+    return f"{side.title} (says “{said}”): relevance"
+
+
+def _scale(figure: Figure, axes: Any, explanation: Explanation) -> None:
+    """What colours mean, as they look on this picture: laid over its mean colour."""
+    from matplotlib import colormaps
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import ListedColormap
+
+    behind = np.asarray(explanation.picture, dtype=float).reshape(-1, 3).mean(axis=0) / 255
+    colours = colormaps[_HEAT["cmap"]](np.linspace(0, 1, 256))[:, :3]
+    mixed = ListedColormap(_HEAT["alpha"] * colours + (1 - _HEAT["alpha"]) * behind)
+    bar = figure.colorbar(ScalarMappable(cmap=mixed), ax=axes, location="bottom", shrink=0.3, aspect=30, pad=0.03)
+    bar.set_ticks([0, 1], labels=["0", "most of each map"])
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(length=0, labelsize=9)
 
 
 def _draw(axis: Axes, explanation: Explanation, title: str, heat: Array | None) -> None:

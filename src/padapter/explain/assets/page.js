@@ -14,7 +14,8 @@
     return stops[first].map((value, i) => value + (stops[first + 1][i] - value) * (place - first));
   };
   const bytes = (code) => Uint8Array.from(atob(code), (character) => character.charCodeAt(0));
-  const percent = (share) => `${(100 * share).toFixed(share < 0.0995 ? 1 : 0)} %`;
+  const percent = (share) =>
+    share > 0 && share < 0.0005 ? "under 0.1 %" : `${(100 * share).toFixed(share < 0.0995 ? 1 : 0)} %`;
   const off = (share) => (share > 0.0005 ? `padding ${percent(share)}` : "");
   const make = (tag, text, parent, name) => {
     const made = document.createElement(tag);
@@ -55,20 +56,29 @@
     }
     return total;
   };
-  // The greatest number on the picture; padding does not show and does not count.
-  const most = (views, values) => {
-    let start = 0, found = 0;
+  // [number, area] of the patches on the picture; padding does not show and does not count.
+  const shown = (views, values) => {
+    let start = 0;
+    const found = [];
     for (const view of views) {
       const [left, top, right, bottom] = view.box;
       const across = (right - left) / view.columns, down = (bottom - top) / view.rows;
       for (let i = 0; i < view.rows * view.columns; i++) {
         const x = left + (i % view.columns) * across, y = top + Math.floor(i / view.columns) * down;
         const shows = x + across > 0.5 && y + down > 0.5 && x < width - 0.5 && y < height - 0.5;
-        if (shows) found = Math.max(found, values[start + i] / area(view));
+        if (shows) found.push([values[start + i], area(view)]);
       }
       start += view.rows * view.columns;
     }
-    return found * (views.length > 1 ? 2 : 1);
+    return found;
+  };
+  // What the brightest colour stands for.
+  const most = (views, values) =>
+    shown(views, values).reduce((top, [value, size]) => Math.max(top, value / size), 0) * (views.length > 1 ? 2 : 1);
+  // A map is bright all over where attention is even; so the brightest patch is told beside what each would get then.
+  const peak = (views, values) => {
+    const found = shown(views, values).map(([value]) => value), all = found.reduce((a, b) => a + b, 0);
+    return all > 0 ? `brightest patch ${percent(Math.max(...found))}, if even ${percent(all / found.length)}` : "";
   };
 
   const heat = (views, values, top, columns) => {
@@ -159,24 +169,28 @@
         span.title = words[i].toPrecision(3);
       });
       const all = onPicture + padding + onWords;
-      const said = [`picture ${percent(onPicture / all)}`, `words ${percent(onWords / all)}`, off(padding / all)];
-      return { made, values, words: all > 0 ? said : ["nothing raised its probability"] };
+      const probability = one < 0 ? side.probability : side.probabilities[one];
+      const chance = probability === null ? "" : `probability ${percent(probability)}`;
+      const rests = [`rests on the picture ${percent(onPicture / all)}`, `on words ${percent(onWords / all)}`, off(padding / all)];
+      return { made, values, words: [chance, ...(all > 0 ? rests : ["nothing raised it"])] };
     });
     paint(items, data.views, 160);
   };
   const chips = () => {
     const side = data.sides[data.sides.length - 1], parent = $("tokens");
     const names = side.tokens.length > 1 ? ["all", ...side.tokens] : side.tokens;
-    names.forEach((name, i) => {
+    make("span", side.tokens.length > 1 ? "of the answer" : "explained token", parent, "note");
+    const buttons = names.map((name, i) => {
       const button = make("button", name, parent), token = side.tokens.length > 1 ? i - 1 : 0;
       button.type = "button";
       button.dir = "auto";
       button.onclick = () => {
         state.token = token;
-        for (const other of parent.children) other.setAttribute("aria-pressed", String(other === button));
+        for (const other of buttons) other.setAttribute("aria-pressed", String(other === button));
         relevance();
       };
       button.setAttribute("aria-pressed", String(i === 0));
+      return button;
     });
     state.token = side.tokens.length > 1 ? -1 : 0;
   };
@@ -192,6 +206,7 @@
       values: of(item),
       words: [
         `on the picture ${percent(pick(item.sums))}`,
+        peak(module.views, of(item)),
         item.own ? `own ${percent(pick(item.own))}` : "",
         off(pick(item.padding)),
       ],
@@ -199,6 +214,7 @@
     paint(items, module.views, 160);
     const heads = $("heads"), last = module.panes[module.panes.length - 1];
     heads.replaceChildren();
+    $("whose").textContent = `${last.title}, ${last.kind}`;
     decode(last).forEach((values, head) => {
       const button = make("button", null, heads), canvas = make("canvas", null, button);
       canvas.width = 144;
@@ -206,7 +222,6 @@
       draw(canvas, module.views, values, most(module.views, values), 48);
       make("span", `head ${head}`, button);
       button.type = "button";
-      button.title = `${last.title}, ${last.kind}`;
       button.setAttribute("aria-pressed", String(head === state.head));
       button.onclick = () => {
         state.head = state.head === head ? -1 : head;
@@ -224,16 +239,25 @@
     select.value = state.head;
   };
 
+  // The colours as they look on this picture: laid over its mean grey, as strongly as in the panes.
+  const legend = () => {
+    const one = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+    one.filter = "grayscale(1)";
+    one.drawImage(picture, 0, 0, 1, 1);
+    const [grey] = one.getImageData(0, 0, 1, 1).data, share = $("opacity").value / 100;
+    const ramp = $("ramp").getContext("2d");
+    for (let x = 0; x < 120; x++) {
+      const mixed = colour(x / 119).map((value) => Math.round(share * value + (1 - share) * grey));
+      ramp.fillStyle = `rgb(${mixed.join(",")})`;
+      ramp.fillRect(x, 0, 1, 10);
+    }
+  };
   const redraw = () => {
+    legend();
     relevance();
     if (data.modules.length) attention();
   };
   picture.onload = () => {
-    const ramp = $("ramp").getContext("2d");
-    for (let x = 0; x < 120; x++) {
-      ramp.fillStyle = `rgb(${colour(x / 119).map(Math.round).join(",")})`;
-      ramp.fillRect(x, 0, 1, 10);
-    }
     chips();
     if (data.modules.length) {
       options();
