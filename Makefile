@@ -41,7 +41,7 @@ test-gpu: $(READY)
 
 test-browser: $(READY)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[demo,browser]"
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m slow tests/demo
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m slow -rs tests/demo
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from padapter.cli import app
 from padapter.errors import UserError
 from padapter.explain import ExplainOptions, explain, write
+from padapter.explain import figure as figures
 from padapter.explain import page as pages
 from padapter.explain.explanation import Explanation
 from padapter.explain.page import content, render
@@ -204,6 +205,21 @@ def test_figures(found, tmp_path):
     write(found, tmp_path / "summary.png")
     with Image.open(tmp_path / "summary.png") as image:
         assert image.width > 600
+
+
+def test_a_large_or_narrow_picture_is_drawn_small_and_wide_enough(found, monkeypatch):
+    expected = np.asarray(found.figure(layer=0).axes[2].images[1].get_array())
+    assert found.figure(layer=0).axes[2].images[1].get_array().shape == (24, 40)
+    monkeypatch.setattr(figures, "_SIDE", 20)
+    small = np.asarray(found.figure(layer=0).axes[2].images[1].get_array())
+    assert small.shape == (12, 20)
+    # Half as long and half as wide: a pixel stands for four.
+    np.testing.assert_allclose(small, expected.reshape(12, 2, 20, 2).sum(axis=(1, 3)), rtol=1e-6)
+    long = dataclasses.replace(found, picture=found.picture.resize((400, 10)))
+    picture = long.figure(layer=0).axes[0]
+    assert picture.get_title() == "picture, stretched here"
+    left, right, bottom, top = picture.images[0].get_extent()
+    assert picture.get_aspect() * abs(top - bottom) / (right - left) == pytest.approx(0.25)
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ from typing import Protocol
 from padapter.errors import UserError
 
 #: Maps of heads that a page has room for, and nodes on all of them together.
-MOST_MAPS = 120
-NODES = 24_000
+MOST_MAPS = 100
+NODES = 12_000
 ALL = "all"
 
 

@@ -62,8 +62,8 @@ def headlines(found: Diagnosis) -> list[str]:
         sizes = [float(divergence.overall) for _, divergence in calibrated]
         most = calibrated[int(np.argmax(sizes))][0]
         sentences.append(
-            f"Calibration changes the attention weights by {np.mean(sizes):.3f} nats in the mean over {len(sizes)} "
-            f"layers, most in {most.label} ({max(sizes):.3f})."
+            f"Calibration changes the attention weights by {np.mean(sizes):.3f} nats (KL divergence; 0 is no change) "
+            f"in the mean over {len(sizes)} layers, most in {most.label} ({max(sizes):.3f})."
         )
         nearer = sum(_towards(layer) < 0 for layer, _ in calibrated)
         sentences.append(

@@ -136,7 +136,7 @@ def _offset(found: Diagnosis) -> Section:
 def _maps(found: Diagnosis, heads: Collection[str], drawn: Drawn) -> Section:
     def draw(name: str, layer: Layer, label: str, head: int | None = None, most: int | None = None) -> Drawing:
         make = partial(figures.figure_tsne, layer, head=head, most=most, seed=found.seed, palette=PAGE)
-        made = _draw(name, label, make)
+        made = _draw(name, label, make, label if head is None else f"{layer.label}, {label}")
         drawn()
         return made
 
@@ -171,7 +171,7 @@ def _adapted(found: Diagnosis) -> list[Layer]:
     return [layer for layer in found.layers if layer.after is not None]
 
 
-def _draw(name: str, label: str, make: Callable[[], Figure]) -> Drawing:
+def _draw(name: str, label: str, make: Callable[[], Figure], title: str | None = None) -> Drawing:
     figure = make()
     with style(PAGE):
-        return Drawing(label, to_svg(figure, name, label, label))
+        return Drawing(label, to_svg(figure, name, title or label, title or label))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from padapter.explain.explanation import AttentionMap, Explanation, Side, spread
 from padapter.explain.rules import Array
+from padapter.explain.views import View
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 
 _HEAT: dict[str, Any] = {"cmap": "inferno", "alpha": 0.65, "vmin": 0.0}
 _CELL = 3.2
+_SIDE = 1000  # pixels of the picture in a panel; more would take long and not be seen
 _NO_MORE = 60  # letters of an answer above its panel
 _Cell = tuple[str, "Array | None"]
 
@@ -31,12 +34,12 @@ def draw(explanation: Explanation, *, layer: int | None = None) -> Figure:
     """
     from matplotlib.figure import Figure
 
+    explanation = _smaller(explanation)
     top: list[_Cell] = [("picture", None)]
     top += [(_relevance(side), explanation.on_picture(i)) for i, side in enumerate(explanation.sides)]
     below = _attention(explanation, layer)
     columns, rows = max(len(top), len(below)), 1 + bool(below)
-    width, height = explanation.picture.size
-    shape = np.clip(height / width, 0.4, 2.0)
+    shape = _shape(explanation)
     figure = Figure(figsize=(_CELL * columns, (_CELL * shape + 0.45) * rows + 1.0), layout="constrained")
     figure.suptitle(f"“{explanation.text}”  after  “{explanation.prompt.strip()}”", fontsize=11, wrap=True)
     axes = figure.subplots(rows, columns, squeeze=False)
@@ -71,11 +74,41 @@ def _scale(figure: Figure, axes: Any, explanation: Explanation) -> None:
     bar.ax.tick_params(length=0, labelsize=9)
 
 
+def _smaller(explanation: Explanation) -> Explanation:
+    """The same with a picture whose longer side is at most `_SIDE`."""
+    width, height = explanation.picture.size
+    if max(width, height) <= _SIDE:
+        return explanation
+    size = tuple(max(1, round(side * _SIDE / max(width, height))) for side in (width, height))
+    across, down = size[0] / width, size[1] / height
+
+    def scaled(views: tuple[View, ...]) -> tuple[View, ...]:
+        boxes = [np.multiply(view.box, (across, down, across, down)).tolist() for view in views]
+        return tuple(View(tuple(box), view.rows, view.columns) for box, view in zip(boxes, views, strict=True))
+
+    sides = tuple(
+        replace(side, attention=tuple(replace(one, views=scaled(one.views)) for one in side.attention))
+        for side in explanation.sides
+    )
+    picture = explanation.picture.resize(size)
+    return replace(explanation, picture=picture, views=scaled(explanation.views), sides=sides)
+
+
+def _shape(explanation: Explanation) -> float:
+    """Height by width of a panel: the picture's own, but not so narrow that patches could not be seen."""
+    width, height = explanation.picture.size
+    return float(np.clip(height / width, 0.25, 2.0))
+
+
 def _draw(axis: Axes, explanation: Explanation, title: str, heat: Array | None) -> None:
-    axis.imshow(explanation.picture, interpolation="nearest")
+    width, height = explanation.picture.size
+    aspect = _shape(explanation) * width / height  # 1 unless the picture is stretched
+    if heat is None and not np.isclose(aspect, 1):
+        title += ", stretched here"
+    axis.imshow(explanation.picture, interpolation="nearest", aspect=aspect)
     if heat is not None:
         unseen = spread(explanation.views, [np.ones((v.rows, v.columns)) for v in explanation.views], heat.shape[::-1])
-        axis.imshow(np.ma.masked_where(unseen == 0, heat), interpolation="nearest", **_HEAT)
+        axis.imshow(np.ma.masked_where(unseen == 0, heat), interpolation="nearest", aspect=aspect, **_HEAT)
     axis.set_title(title, fontsize=9)
 
 

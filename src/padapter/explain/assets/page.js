@@ -4,6 +4,11 @@
   const $ = (id) => document.getElementById(id);
   const [width, height] = data.size;
   const picture = new Image();
+  // Panes are as the picture is, but not so narrow that patches could not be seen, nor larger than a page needs.
+  const ratio = Math.min(Math.max(width / height, 1 / 4), 4), stretched = ratio !== width / height;
+  const longer = Math.max(width, height);
+  const long = longer > 1024 ? 1024 : longer * Math.ceil(360 / longer);
+  const [across, down] = (ratio < 1 ? [long * ratio, long] : [long, long / ratio]).map(Math.round);
   // Colours from nothing to the most: dark violet, red, orange, pale yellow.
   const stops = [[0, 0, 4], [66, 10, 104], [147, 38, 103], [221, 81, 58], [252, 165, 10], [252, 255, 164]];
   const state = { token: -1, module: data.modules.length - 1, head: -1 };
@@ -85,7 +90,7 @@
     const canvas = document.createElement("canvas");
     const smooth = $("smooth").checked;
     canvas.width = columns;
-    canvas.height = Math.max(1, Math.round((columns * height) / width));
+    canvas.height = Math.round(columns / ratio);
     const context = canvas.getContext("2d"), pixels = context.createImageData(canvas.width, canvas.height);
     for (let row = 0; row < canvas.height; row++) {
       for (let column = 0; column < canvas.width; column++) {
@@ -114,9 +119,8 @@
     const figure = make("figure", null, parent), caption = make("figcaption", title, figure);
     make("span", kind, caption);
     const canvas = make("canvas", null, figure), facts = make("p", "", figure, "facts");
-    const scale = Math.max(1, Math.ceil(360 / Math.max(width, height)));
-    canvas.width = width * scale;
-    canvas.height = height * scale;
+    canvas.width = across;
+    canvas.height = down;
     canvas.setAttribute("role", "img");
     canvas.setAttribute("aria-label", `${title}, ${kind}`);
     return { figure, canvas, facts };
@@ -127,7 +131,9 @@
     made.canvas.onmouseleave = () => { made.facts.textContent = rest; };
     made.canvas.onmousemove = (event) => {
       const box = made.canvas.getBoundingClientRect();
-      const x = ((event.clientX - box.left) / box.width) * width, y = ((event.clientY - box.top) / box.height) * height;
+      const fit = Math.min(box.width / across, box.height / down);  // as of object-fit: contain
+      const x = ((event.clientX - box.left - (box.width - fit * across) / 2) / (fit * across)) * width;
+      const y = ((event.clientY - box.top - (box.height - fit * down) / 2) / (fit * down)) * height;
       let start = 0;
       const found = views.map((view) => {
         const value = at(view, values, start, x, y, false);
@@ -150,7 +156,7 @@
   const relevance = () => {
     const parent = $("relevance-panes");
     parent.replaceChildren();
-    const plain = pane(parent, "picture", `${width} x ${height}`).canvas.getContext("2d");
+    const plain = pane(parent, "picture", `${width} x ${height}${stretched ? ", stretched here" : ""}`).canvas.getContext("2d");
     plain.imageSmoothingEnabled = picture.width > plain.canvas.width;
     plain.drawImage(picture, 0, 0, plain.canvas.width, plain.canvas.height);
     const items = data.sides.map((side) => {
@@ -218,7 +224,7 @@
     decode(last).forEach((values, head) => {
       const button = make("button", null, heads), canvas = make("canvas", null, button);
       canvas.width = 144;
-      canvas.height = Math.max(1, Math.round((144 * height) / width));
+      canvas.height = Math.round(144 / ratio);
       draw(canvas, module.views, values, most(module.views, values), 48);
       make("span", `head ${head}`, button);
       button.type = "button";
