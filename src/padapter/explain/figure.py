@@ -97,7 +97,7 @@ def _smaller(explanation: Explanation) -> Explanation:
 def _shape(explanation: Explanation) -> float:
     """Height by width of a panel: the picture's own, but not so narrow that patches could not be seen."""
     width, height = explanation.picture.size
-    return float(np.clip(height / width, 0.25, 2.0))
+    return float(np.clip(height / width, 0.25, 4.0))
 
 
 def _draw(axis: Axes, explanation: Explanation, title: str, heat: Array | None) -> None:
