@@ -24,6 +24,7 @@ from padapter.diagnose import (
     figure_p_mu,
     figure_tsne,
     head_maps,
+    sections,
 )
 from padapter.diagnose.page import headlines, render
 from padapter.diagnose.results import Exponent
@@ -211,13 +212,20 @@ def test_a_map_of_a_head_shows_its_own_nodes(found, monkeypatch):
     assert len(places.query["before"]) == 3
 
 
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Leaves the figures of a page out, which take most of its time, where its text is looked at."""
+    monkeypatch.setattr(sections, "_draw", lambda name, label, make, title=None: sections.Drawing(label, ""))
+
+
 def without_points(found):
-    """The first layer alone, not sampled: its page is made quickly."""
+    """The first layer alone, not sampled."""
     [layer] = found.layers[:1]
     after = None if layer.after is None else replace(layer.after, points=None)
     return replace(found, layers=(replace(layer, before=replace(layer.before, points=None), after=after),))
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_model_without_a_p_adapter_shows_what_applies(found):
     [layer] = without_points(found).layers
     layer = replace(layer, exponents={}, after=replace(layer.after, calibrated=None, divergence=None, own=None))
@@ -269,6 +277,7 @@ def test_figures_show_the_numbers(found):
     assert [len(line.get_xdata()) for line in before.lines] == [8, 8]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_parameters_at_their_limit_are_pointed_out(found):
     at_limit = Exponent(1.25, np.array([1.0, 1.5]), True, np.array([0.7, 1.5]))
     [layer] = without_points(found).layers

@@ -70,9 +70,12 @@ class Page(HTMLParser):
 
 
 def test_a_page_from_the_command_line(runs, picture, tmp_path):
-    output = tmp_path / "deep" / "page.html"
+    output = tmp_path / "page.html"
+    output.write_text("what was here", encoding="utf-8")
     words = [runs["vqa"], "--image", picture, "--text", "what color is the dog ?", "-o", str(output)]
-    done = call(*words)
+    assert "exists; --overwrite replaces it" in call(*words).stderr
+    assert output.read_text(encoding="utf-8") == "what was here"
+    done = call(*words, "--overwrite")
     assert done.exit_code == 0, done.output
     assert re.search(r"^p-adapter: says '.*'; log-probability of ", done.output, re.MULTILINE)
     assert "base model: says" in done.output
@@ -81,12 +84,10 @@ def test_a_page_from_the_command_line(runs, picture, tmp_path):
     data = json.loads(page.texts["data"])
     assert data["size"] == [40, 24]
     assert [side["title"] for side in data["sides"]] == ["base model", "p-adapter"]
-    assert "exists; --overwrite replaces it" in call(*words).stderr
-    assert call(*words, "--overwrite").exit_code == 0
 
 
 def test_one_label_against_the_others(runs, picture, tmp_path):
-    output = tmp_path / "page.html"
+    output = tmp_path / "deep" / "page.html"
     words = ["--image", picture, "--text", "the dog is red", "-o", str(output), "--layers", "1", "--no-compare"]
     done = call(runs["entailment"], *words)
     assert done.exit_code == 0, done.output

@@ -79,7 +79,7 @@ def _smaller(explanation: Explanation) -> Explanation:
     width, height = explanation.picture.size
     if max(width, height) <= _SIDE:
         return explanation
-    size = tuple(max(1, round(side * _SIDE / max(width, height))) for side in (width, height))
+    size = max(1, round(width * _SIDE / max(width, height))), max(1, round(height * _SIDE / max(width, height)))
     across, down = size[0] / width, size[1] / height
 
     def scaled(views: tuple[View, ...]) -> tuple[View, ...]:
