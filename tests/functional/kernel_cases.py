@@ -186,7 +186,8 @@ def assert_near(
         assert bool(actual[name].isfinite().all()), name
         if sums is not None and name in sums:
             found = ((actual[name].double() - tensor).abs() / sums[name]).max().item()
-            assert found <= factor * gradient, f"{name}: {found:.1e}"
+            # What is summed for p is multiplied by logarithms, which are larger than 1.
+            assert found <= 2 * factor * gradient, f"{name}: {found:.1e}"
             continue
         found = error(actual[name], tensor)
         # Those of p and mu sum over all pairs, and mostly cancel.
