@@ -11,7 +11,7 @@ WORKERS ?= auto
 help:
 	@echo "make demo      adapt the built-in model to a new domain, score it before and after"
 	@echo "make test      the whole test suite, offline"
-	@echo "make test-slow tests that take minutes"
+	@echo "make test-slow the tests that make test leaves out"
 	@echo "make test-gpu  tests of the GPU kernels, compiled, on a machine that has one"
 	@echo "make test-browser  click through the pages of demo and explain; needs chromium"
 	@echo "make lint      ruff and mypy"
@@ -33,7 +33,7 @@ test: $(READY)
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow"
 
 test-slow: $(READY)
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m slow
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m slow
 
 test-gpu: $(READY)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/functional/test_kernel.py tests/functional/test_kernel_operators.py \

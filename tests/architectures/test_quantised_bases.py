@@ -208,7 +208,7 @@ def test_token_by_token_with_the_cache_equals_all_at_once(name, bits, config, qu
 def test_training(name, bits, config, checkpointing, quantised):
     base = prepare_model_for_kbit_training(quantised(name, bits), use_gradient_checkpointing=checkpointing)
     model = adapted(base, config).train()
-    assert base.is_gradient_checkpointing == checkpointing
+    assert base.is_activation_checkpointing == checkpointing
     parameters = {key: p for key, p in model.named_parameters() if p.requires_grad}
     assert all(model.base_model.prefix in key for key in parameters)
     optimizer = torch.optim.AdamW(parameters.values(), lr=5e-3)

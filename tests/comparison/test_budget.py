@@ -69,6 +69,7 @@ def sizes(counted, method, values, up_to):
     return found
 
 
+@pytest.mark.filterwarnings("error::UserWarning")  # nobody asked for the sizes that are tried
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in FORMS]
 )

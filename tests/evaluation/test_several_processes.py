@@ -248,72 +248,108 @@ TORCHRUN = (
     "localhost:0",
 )
 RESTARTED = """
-import os
+import os, pathlib
 from padapter.evaluation.processes import join_processes, leave_processes
 processes = join_processes()
-if processes.index == 1 and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+count = os.environ["TORCHELASTIC_RESTART_COUNT"]
+if processes.index == 1 and count == "0":
     os._exit(3)
-print(os.environ["TORCHELASTIC_RESTART_COUNT"], processes.gather(processes.index))
+found = processes.gather(processes.index)
+pathlib.Path(__file__).with_name(f"{processes.index}.txt").write_text(f"{count} {found}")
 leave_processes(0)
 """
+# Seconds for a process that imports torch, on a machine that has other things to do.
+PATIENCE = 280
+
+
+def run(command):
+    """What a process printed that ended well; one that does not end in time is ended with all that it has started."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": LOOPBACK}
+    process = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
+    try:
+        printed, problems = process.communicate(timeout=PATIENCE)
+    except BaseException as problem:  # pytest's own timeout too
+        process.terminate()  # a launcher that is killed at once would leave its processes behind
+        try:
+            _, problems = process.communicate(timeout=20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise problem from None
+        if not isinstance(problem, subprocess.TimeoutExpired):
+            raise
+        raise AssertionError(f"not done after {PATIENCE} s: {command}\n{problems}") from None
+    assert process.returncode == 0, problems
+    return printed
+
+
+def start(output, launcher=(), *, words):
+    """A command with the built-in model, as a user starts it."""
+    output = output / "run"
+    printed = run([sys.executable, *launcher, "-m", "padapter", *words, "--output", str(output)])
+    assert printed.count("results in") == 1
+    return output, json.loads((output / "metrics.json").read_text())
 
 
 @pytest.mark.slow
 def test_a_launcher_starts_them_again(tmp_path):
     """The second time they must not look for those of the first."""
     (tmp_path / "work.py").write_text(RESTARTED)
-    command = [sys.executable, *TORCHRUN, "--max-restarts", "1", str(tmp_path / "work.py")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": LOOPBACK}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=250)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines().count("1 [0, 1]") == 2
+    run([sys.executable, *TORCHRUN, "--max-restarts", "1", str(tmp_path / "work.py")])
+    assert [(tmp_path / f"{index}.txt").read_text() for index in range(2)] == ["1 [0, 1]"] * 2
 
 
 LAUNCHERS = pytest.mark.parametrize(
     "launcher",
     [
         TORCHRUN,
-        ("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
+        # without --multi_gpu it starts one process where there is no GPU
+        ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
          "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"),
     ],
     ids=["torchrun", "accelerate"],
 )  # fmt: skip
+EVAL = [
+    "eval", "--model", "shapes-blip", "--task", "vqa", "--data", "shapes:source:test:48", "--device", "cpu",
+    "--eval-batch-size", "8", "--quiet",
+]  # fmt: skip
+TRAIN = [
+    "train", "--task", "vqa", "--model", "shapes-blip", "--train", "shapes:new-questions:train:16",
+    "--eval", "shapes:new-questions:test:8", "--eval-split", "test", "--max-steps", "2", "--device", "cpu",
+    "--save-every", "1", "--no-score-base", "--quiet",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory):
+    return start(tmp_path_factory.mktemp("evaluated"), words=EVAL)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    return start(tmp_path_factory.mktemp("trained"), words=TRAIN)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3 * PATIENCE)
 @LAUNCHERS
-def test_launched(launcher, tmp_path):
-    """The built-in model, as a user starts it."""
-    words = ["eval", "--model", "shapes-blip", "--task", "vqa", "--data", "shapes:source:test:48", "--device", "cpu"]
-    words += ["--eval-batch-size", "8", "--quiet", "--output"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": LOOPBACK}
-    for name, before in (("one", ()), ("two", launcher)):
-        command = [sys.executable, *before, "-m", "padapter", *words, str(tmp_path / name)]
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=280)
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.count("results in") == 1
-    assert (tmp_path / "one" / "predictions.jsonl").read_bytes() == (
-        tmp_path / "two" / "predictions.jsonl"
-    ).read_bytes()
-    assert len((tmp_path / "two" / "predictions.jsonl").read_text().splitlines()) == 48
-    assert sorted(path.name for path in (tmp_path / "two").iterdir()) == ["metrics.json", "predictions.jsonl"]
+def test_launched(launcher, evaluated, tmp_path):
+    (one, alone), (two, together) = evaluated, start(tmp_path, launcher, words=EVAL)
+    assert (alone["processes"], together["processes"]) == (1, 2)
+    assert (one / "predictions.jsonl").read_bytes() == (two / "predictions.jsonl").read_bytes()
+    assert len((two / "predictions.jsonl").read_text().splitlines()) == 48
+    assert alone["scores"]["metrics"] == together["scores"]["metrics"]
+    assert sorted(path.name for path in two.iterdir()) == ["metrics.json", "predictions.jsonl"]
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3 * PATIENCE)
 @LAUNCHERS
-def test_training_launched(launcher, tmp_path):
+def test_training_launched(launcher, trained, tmp_path):
     """One run folder, and the run that one process makes."""
-    words = ["train", "--task", "vqa", "--model", "shapes-blip", "--train", "shapes:new-questions:train:16"]
-    words += ["--eval", "shapes:new-questions:test:8", "--eval-split", "test", "--max-steps", "2", "--device", "cpu"]
-    words += ["--save-every", "1", "--no-score-base", "--quiet", "--output"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": LOOPBACK}
-    for name, before in (("one", ()), ("two", launcher)):
-        command = [sys.executable, *before, "-m", "padapter", *words, str(tmp_path / name)]
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=280)
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.count("results in") == 1
-    one, two = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("one", "two"))
-    assert two["training"]["processes"] == 2
-    assert one["training"]["last_loss"] == pytest.approx(two["training"]["last_loss"], rel=1e-4)
-    assert one["scores"]["after"]["metrics"] == two["scores"]["after"]["metrics"]
-    assert not list((tmp_path / "two").glob("*.partial*"))
+    (_, alone), (two, together) = trained, start(tmp_path, launcher, words=TRAIN)
+    assert (alone["training"]["processes"], together["training"]["processes"]) == (1, 2)
+    assert alone["training"]["last_loss"] == pytest.approx(together["training"]["last_loss"], rel=1e-4)
+    assert alone["scores"]["after"]["metrics"] == together["scores"]["after"]["metrics"]
+    assert not list(two.glob("*.partial*"))

@@ -306,7 +306,7 @@ def test_image_states_stand_for_pictures():
     assert torch.equal(
         model(pixels, ids, mask, labels=ids).loss, model(None, ids, mask, labels=ids, image_states=states).loss
     )
-    for options in ({"num_beams": 2}, {"search": "official"}):
+    for options in ({"num_beams": 2, "max_new_tokens": 20}, {"search": "official"}):
         written = model.generate(pixels, ids, mask, **options)
         assert torch.equal(written, model.generate(None, ids, mask, image_states=states, **options))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -106,7 +107,9 @@ def count(method: str, values: Mapping[str, Any], skeletons: SkeletonFactory) ->
         skeleton = skeletons(device)
         base = trainable_parameters(skeleton.model)[1]
         try:
-            with torch.device(device):
+            with torch.device(device), warnings.catch_warnings():
+                # About a size that is only tried; where the method is applied for a run they come again.
+                warnings.simplefilter("ignore")
                 chosen.apply(skeleton, options)  # type: ignore[arg-type]
         except (UserError, NotImplementedError, RuntimeError) as error:
             if device == "meta" and _needs_numbers(error):

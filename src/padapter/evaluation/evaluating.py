@@ -187,6 +187,7 @@ def _evaluate_into(folder: Path | None, options: EvalOptions, data: LoadedData) 
             "asking": asdict(source.asking),
             "preprocessing": source.backbone.preprocessing(),
             "data": describe_data(data),
+            "processes": join_processes().count,
             "memory": peak_memory(),
             "provenance": provenance(),
         }

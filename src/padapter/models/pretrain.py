@@ -232,6 +232,7 @@ def pretrain(output: Path, steps: int, batch_size: int, learning_rate: float, sa
             save_steps=save_steps,
             save_total_limit=2,
             remove_unused_columns=False,
+            dataloader_pin_memory=torch.cuda.is_available(),
             report_to=[],
             seed=0,
             disable_tqdm=True,
