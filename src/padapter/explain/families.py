@@ -79,7 +79,15 @@ def family_of(config: Any) -> Family:
     Raises:
         UserError: if there is none.
     """
+    from padapter.backbones.encoder_decoder import is_encoder_decoder
+
     kind = str(getattr(config, "model_type", ""))
+    if is_encoder_decoder(config):
+        raise UserError(
+            f"`padapter explain` cannot follow encoder-decoders, such as this model of type {kind!r}: what a word of "
+            "the answer rests on passes through a text of another length. In Python, "
+            "padapter.architectures.record_attention reaches their attention."
+        )
     if kind not in FAMILIES:
         raise UserError(
             f"`padapter explain` cannot follow how models of type {kind!r} read pictures; it knows "
