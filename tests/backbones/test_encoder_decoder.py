@@ -281,7 +281,7 @@ def test_what_is_missing_or_too_long_is_said(folders):
     "name",
     [name if name in ("florence-2", "vit + gpt-2") else pytest.param(name, marks=pytest.mark.slow) for name in NAMES],
 )
-@pytest.mark.parametrize("method", ["p-adapter", "adapter", "lora", "full"])
+@pytest.mark.parametrize("method", ["p-adapter", "adapter", "lora", "full", "prefix"])
 @pytest.mark.in_turn("method")
 def test_a_run_from_data_to_score(folders, tmp_path, name, method):
     task = {"florence-2": "entailment"}.get(name, "vqa") if name in READERS else "caption"
