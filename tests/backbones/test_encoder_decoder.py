@@ -89,6 +89,7 @@ def log_probs(backbone: Any, name: str, image: Image.Image, prompt: str, text: s
 
 @pytest.mark.parametrize("reduction", ["sequence", "token"])
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.in_turn("reduction")
 def test_loss_is_that_of_transformers_row_by_row(loaded, name, reduction):
     backbone = loaded[name]
     rows = [(w, -log_probs(backbone, name, x.image, x.prompt, text)) for x in EXAMPLES for text, w in x.targets]
@@ -163,6 +164,7 @@ def test_scores_of_candidates_are_those_of_a_pass_for_each(loaded, name, monkeyp
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.in_turn("beams")
 def test_writing_is_what_the_model_itself_writes(loaded, name, beams):
     backbone, settings = loaded[name], {"num_beams": beams, "length_penalty": 0.0}
     prompts = PROMPTS if name in READERS else ["", "a", "a red"]
