@@ -1,4 +1,4 @@
-"""Ranking 3,128 candidates against a full forward for each of them; beam search against transformers' own.
+"""Ranking 3,128 candidates against a full forward for each of them.
 
 The candidates are made up, of whole words of the model's vocabulary, as long as answers of VQA v2: `LENGTHS` is the
 share of 1, 2, 3 and 4 words among the majority answers of 550 of its questions. Words are drawn by Zipf's law, so that
@@ -6,8 +6,7 @@ some answers begin alike. The model of BLIP base size has random weights and a m
 p-adapter that is not at its starting point.
 
 The naive side of ranking encodes the picture once, as ours does, and is given `NAIVE` of the candidates, drawn at
-random, in one batch. Its rate is extrapolated from these. In beam search both sides use a cache; transformers' own
-reads the image again for every beam and moves what it has read with the beams.
+random, in one batch. Its rate is extrapolated from these.
 """
 
 from __future__ import annotations
@@ -26,7 +25,6 @@ from benchmarks.timing import REPEATS, compare, interleaved
 CANDIDATES = 3128
 LENGTHS = {1: 0.70, 2: 0.19, 3: 0.10, 4: 0.01}
 NAIVE = 16
-BEAMS, NEW_TOKENS = 3, 8
 
 
 def blip_base(quick: bool = False) -> Any:
@@ -108,33 +106,6 @@ def naive(backbone: Any, image: Image.Image, prompt: str, candidates: list[str])
     return scores
 
 
-@torch.no_grad()
-def plain_generate(backbone: Any, images: list[Image.Image], prompts: list[str]) -> list[str]:
-    """Beam search by the decoder's own ``generate``; prompts of equal length."""
-    from transformers import GenerationConfig
-
-    tokenizer, blip = backbone.processor.tokenizer, backbone.base_model
-    pixels = backbone.processor.image_processor(images, return_tensors="pt")["pixel_values"]
-    head = tokenizer(prompts, add_special_tokens=False).input_ids
-    ids = torch.tensor([[backbone.start_id, *tokens] for tokens in head])
-    config = GenerationConfig(
-        num_beams=BEAMS,
-        max_new_tokens=NEW_TOKENS,
-        min_new_tokens=NEW_TOKENS,
-        bos_token_id=backbone.start_id,
-        eos_token_id=backbone.end_id,
-        pad_token_id=backbone.pad_id,
-    )
-    output = blip.text_decoder.generate(
-        input_ids=ids,
-        attention_mask=torch.ones_like(ids),
-        encoder_hidden_states=blip.vision_model(pixel_values=pixels).last_hidden_state,
-        generation_config=config,
-    )
-    texts = tokenizer.batch_decode(output[:, ids.shape[1] :], skip_special_tokens=True)
-    return [text.strip() for text in texts]
-
-
 def ranking(name: str, backbone: Any, *, count: int, repeats: int) -> dict[str, Any]:
     """Candidates per second, both ways."""
     candidates = phrases(backbone, count)
@@ -168,36 +139,8 @@ def ranking(name: str, backbone: Any, *, count: int, repeats: int) -> dict[str, 
     }
 
 
-def generation(name: str, backbone: Any, *, rows: int, repeats: int) -> dict[str, Any]:
-    """New tokens per second of beam search, both ways."""
-    words = [text for text in phrases(backbone, 300) if " " not in text]
-    prompts = [" ".join(words[row * 6 : row * 6 + 6]) for row in range(rows)]
-    images = [Image.effect_noise((224, 224), 40 + row).convert("RGB") for row in range(rows)]
-
-    def ours() -> list[str]:
-        texts: list[str] = backbone.generate(
-            images, prompts, num_beams=BEAMS, max_new_tokens=NEW_TOKENS, min_new_tokens=NEW_TOKENS
-        )
-        return texts
-
-    same = ours() == plain_generate(backbone, images, prompts)
-    sides = {"ours": ours, "plain": lambda: plain_generate(backbone, images, prompts)}
-    seconds = interleaved(sides, repeats, warm=True)
-    rates = {side: [rows * NEW_TOKENS / value for value in values] for side, values in seconds.items()}
-    return {
-        "case": f"{name}: {rows} rows, {BEAMS} beams, {NEW_TOKENS} new tokens",
-        "same_texts": same,
-        "tokens_per_second": {side: round(statistics.median(values), 1) for side, values in rates.items()},
-        **compare(seconds, "plain"),
-    }
-
-
 def run(quick: bool = False) -> Iterator[dict[str, Any]]:
-    """Both measurements of both models; ``quick`` is to see that they run."""
-    repeats = 2 if quick else REPEATS
-    backbone = adapted(shapes_blip(), "p-adapter")
-    yield ranking("shapes-blip", backbone, count=64 if quick else CANDIDATES, repeats=repeats)
-    yield generation("shapes-blip", backbone, rows=2 if quick else 16, repeats=repeats)
-    backbone = adapted(blip_base(quick), "p-adapter")
-    yield ranking("BLIP base size", backbone, count=64 if quick else CANDIDATES, repeats=repeats)
-    yield generation("BLIP base size", backbone, rows=1, repeats=repeats)
+    """Both models; ``quick`` is to see that they run."""
+    count, repeats = (64, 2) if quick else (CANDIDATES, REPEATS)
+    yield ranking("shapes-blip", adapted(shapes_blip(), "p-adapter"), count=count, repeats=repeats)
+    yield ranking("BLIP base size", adapted(blip_base(quick), "p-adapter"), count=count, repeats=repeats)

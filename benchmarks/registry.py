@@ -22,12 +22,13 @@ class Benchmark(NamedTuple):
 
 
 BENCHMARKS = {
-    "operator": Benchmark(80, "p-Laplacian attention against scaled_dot_product_attention: time, memory", True),
+    "operator": Benchmark(85, "p-Laplacian attention against scaled_dot_product_attention: time, memory", True),
     "blip_step": Benchmark(240, "a training step at BLIP base size: adapter, p-adapter, LoRA, and PEFT's own LoRA"),
-    "features": Benchmark(95, "the first and the second epoch with --cache-features, BLIP base size"),
-    "ranking": Benchmark(175, "ranking of 3,128 candidates and beam search, against the plain ways"),
+    "features": Benchmark(105, "the first and the second epoch with --cache-features, BLIP base size"),
+    "ranking": Benchmark(150, "ranking of 3,128 candidates against a full forward for each"),
     "kernel": Benchmark(10, "the GPU kernels against flash attention"),
-    "scaling": Benchmark(50, "how the operator's time, and that of a training step, grow with each size", long=True),
-    "step": Benchmark(65, "a training step of the built-in model with each method", long=True),
-    "blip_bottleneck": Benchmark(190, "a training step at BLIP base size: the bottleneck form", long=True),
+    "scaling": Benchmark(60, "how the operator's time, and that of a training step, grow with each size", long=True),
+    "generation": Benchmark(60, "beam search against transformers' own", long=True),
+    "step": Benchmark(80, "a training step of the built-in model with each method", long=True),
+    "blip_bottleneck": Benchmark(365, "a training step at BLIP base size: the bottleneck form", long=True),
 }

@@ -495,7 +495,12 @@ def build(name: str, seed: int = 0) -> nn.Module:
     What starts at zero (gates, query tokens, biases) would cut parts of the model off; it is made random too.
     """
     torch.manual_seed(seed)
-    model = MODELS[name].build().eval()
+    return randomised(MODELS[name].build())
+
+
+def randomised(model: nn.Module) -> nn.Module:
+    """The model in evaluation mode, without zeros: see `build`."""
+    model.eval()
     with torch.no_grad():
         for parameter in model.parameters():
             if not parameter.any():

@@ -18,6 +18,7 @@ from tiny_image_text import ENCODER_DECODERS, save
 from padapter.backbones import TrainingExample, continuations, load_backbone
 from padapter.comparison.counting import skeletons_of
 from padapter.data.augment import parse_augmentation
+from padapter.diagnose import diagnose
 from padapter.errors import UserError
 from padapter.explain import explain_answer
 from padapter.methods import get_method
@@ -113,15 +114,15 @@ def test_every_answer_teaches_the_encoder(loaded, name):
     method.apply(backbone, method.parse({"r": 2, "part": "both"}))
     for parameter in backbone.model.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter) if parameter.requires_grad else 0.0
-    module = backbone.training_module("sequence").eval()
-    module(**backbone.collate(EXAMPLES))["loss"].backward()
+    module, examples = backbone.training_module("sequence").eval(), EXAMPLES[:2]
+    module(**backbone.collate(examples))["loss"].backward()
     parameters = [p for p in backbone.model.parameters() if p.requires_grad]
     together = [p.grad.clone() for p in parameters]
     backbone.model.zero_grad()
-    for x in EXAMPLES:
+    for x in examples:
         for text, weight in x.targets:
             single = backbone.collate([TrainingExample(x.image, x.prompt, ((text, weight),))])
-            (module(**single)["loss"] / len(EXAMPLES)).backward()
+            (module(**single)["loss"] / len(examples)).backward()
     assert all(gradient.any() for gradient in together)
     for gradient, parameter in zip(together, parameters, strict=True):
         torch.testing.assert_close(gradient, parameter.grad, atol=2e-5, rtol=1e-4)
@@ -146,12 +147,12 @@ def test_a_picture_with_several_answers_is_encoded_once(loaded, name, monkeypatc
 @pytest.mark.parametrize("name", NAMES)
 def test_scores_of_candidates_are_those_of_a_pass_for_each(loaded, name, monkeypatch):
     backbone = loaded[name]
-    words, rows = ["red", "blue green", "a yes 1", "no"], list(zip(IMAGES, PROMPTS, strict=True))
+    words, rows = ["red", "blue green", "a yes 1", "no"], list(zip(IMAGES[:2], PROMPTS[:2], strict=True))
     monkeypatch.setattr(continuations, "CHUNK", 3)
     expected = [[log_probs(backbone, name, image, prompt, word) for word in words] for image, prompt in rows]
     sums = torch.tensor([[float(found.sum()) for found in row] for row in expected])
     backbone.continuations.remembers = None
-    scores = torch.tensor(backbone.rank(IMAGES, PROMPTS, words))
+    scores = torch.tensor(backbone.rank(IMAGES[:2], PROMPTS[:2], words))
     assert backbone.continuations.remembers
     torch.testing.assert_close(scores, sums, atol=1e-4, rtol=1e-4)
     lengths = torch.tensor([len(found) for found in expected[0]])
@@ -257,9 +258,27 @@ def test_a_model_is_counted_by_its_configuration(loaded, name):
     assert (skeleton.parts, skeleton.projections) == (loaded[name].parts, loaded[name].projections)
 
 
-def test_explain_refuses_them(loaded):
-    with pytest.raises(UserError, match=r"cannot follow encoder-decoders.*'blip-2'"):
-        explain_answer(loaded["blip-2 (T5)"], IMAGES[0], PROMPTS[0], "red")
+@pytest.mark.parametrize("name", ["florence-2", "vit + gpt-2"])
+def test_padding_is_no_node_of_their_graphs(loaded, name):
+    backbone = loaded[name]
+    rows = [TrainingExample(x.image, x.prompt, x.targets[:1]) for x in EXAMPLES]
+    alone, together = (diagnose(backbone, rows, points=0, batch_size=size, where="all") for size in (1, 3))
+    singles = [backbone.collate([row]) for row in rows]
+    nodes = {"decoder": sum(one["input_ids"].shape[1] - 1 for one in singles)}
+    if name == "florence-2":
+        nodes["text_encoder"] = sum(one["encoder_input_ids"].shape[1] for one in singles)
+    for part, count in nodes.items():
+        layers = [layer for layer in together.layers if layer.part == part]
+        assert layers
+        assert {int(layer.before.plain.entropy.count[0]) for layer in layers} == {count}
+    one, other = ([record["mean"] for record in found.numbers()] for found in (alone, together))
+    torch.testing.assert_close(torch.tensor(one, dtype=float), torch.tensor(other, dtype=float), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("blip-2 (T5)", "blip-2"), ("pix2struct", "pix2struct")])
+def test_explain_refuses_them(loaded, name, kind):
+    with pytest.raises(UserError, match=f"cannot follow how this model of type '{kind}'.*: it is an encoder-decoder"):
+        explain_answer(loaded[name], IMAGES[0], PROMPTS[0], "red")
 
 
 def test_what_is_missing_or_too_long_is_said(folders):

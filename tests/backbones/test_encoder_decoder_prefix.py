@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,12 @@ def with_prefix(folder: Path, **how: Any) -> Any:
     torch.manual_seed(3)
     method.apply(backbone, method.parse({"num_virtual_tokens": VIRTUAL}))
     return backbone
+
+
+@pytest.fixture(scope="module")
+def prefixed(folders) -> Any:
+    """Backbones with a prefix that no test changes."""
+    return functools.cache(lambda name: with_prefix(folders[name]))
 
 
 def in_front(model: Any, prefix: torch.Tensor) -> Any:
@@ -86,9 +93,12 @@ def test_it_is_keys_and_values_in_front_of_the_text(folders, name, monkeypatch):
     assert (found - without).abs().max() > 0.1
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_scores_and_texts_are_those_of_whole_passes(folders, name, monkeypatch):
-    backbone = with_prefix(folders[name])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "pix2struct" else name for name in NAMES]
+)
+def test_scores_and_texts_are_those_of_whole_passes(prefixed, name, monkeypatch):
+    backbone = prefixed(name)
+    backbone.continuations.remembers = None
     words = ["red", "a blue thing"]
     scores = torch.tensor(backbone.rank(IMAGES, PROMPTS, words))
     assert backbone.continuations.remembers
@@ -112,8 +122,8 @@ def test_scores_and_texts_are_those_of_whole_passes(folders, name, monkeypatch):
 
 
 @pytest.mark.parametrize(("name", "kind"), [("florence-2", "bart"), ("vit + gpt-2", "gpt2"), ("vit + trocr", "trocr")])
-def test_positions_of_the_text_stay(folders, name, kind):
-    backbone = with_prefix(folders[name])
+def test_positions_of_the_text_stay(prefixed, name, kind):
+    backbone = prefixed(name)
     backbone.continuations.remembers = True  # no trial
     decoder = backbone.base_model.get_submodule(
         STACKS["vision-encoder-decoder" if "vit" in name else "florence2", kind].path
@@ -132,8 +142,8 @@ def test_positions_of_the_text_stay(folders, name, kind):
         torch.testing.assert_close(one, other)
 
 
-def test_a_saved_prefix_is_had_again(folders, tmp_path):
-    backbone = with_prefix(folders["florence-2"])
+def test_a_saved_prefix_is_had_again(folders, prefixed, tmp_path):
+    backbone = prefixed("florence-2")
     expected = backbone.rank(IMAGES, PROMPTS, ["red", "blue"])
     get_method("prefix").save(backbone, tmp_path)
     other: Any = load_backbone(str(folders["florence-2"]))

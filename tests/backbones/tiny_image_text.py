@@ -127,10 +127,9 @@ def _idefics3() -> Any:
 
 
 def _instructblip() -> Any:
-    return tf.InstructBlipProcessor(
-        image_processor=tf.BlipImageProcessor(size=_SIZE), tokenizer=_plain(), qformer_tokenizer=_plain(),
-        num_query_tokens=3,
-    )  # fmt: skip
+    made = _plain()
+    made.image_token = tf.AddedToken("<image>", normalized=False, special=True)
+    return tf.InstructBlipProcessor(tf.BlipImageProcessor(size=_SIZE), made, _plain(), num_query_tokens=3)
 
 
 def _florence2() -> Any:

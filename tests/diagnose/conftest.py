@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "training"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "backbones"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "models"))
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ from peft import get_peft_model
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "backbones"))
 
+from plain_loops import bar, bar_of, eye, plus, times, transposed
 from tiny_blip import make_backbone, make_image
 
 from padapter.architectures import weight_gradients
@@ -91,42 +92,6 @@ def finite_differences(toy, step=1e-5):
             gradient[place] = (pair[0] - pair[1]) / (2 * step)
         gradients[name] = gradient
     return gradients
-
-
-def bar(weights, gradient):
-    """Equation (5), entry by entry."""
-    heads, rows, columns = weights.shape
-    return [
-        [sum(max(weights[h, i, j] * gradient[h, i, j], 0.0) for h in range(heads)) / heads for j in range(columns)]
-        for i in range(rows)
-    ]
-
-
-def times(a, b):
-    return [[sum(a[i][k] * b[k][j] for k in range(len(b))) for j in range(len(b[0]))] for i in range(len(a))]
-
-
-def plus(a, b):
-    return [[x + y for x, y in zip(*rows, strict=True)] for rows in zip(a, b, strict=True)]
-
-
-def eye(n):
-    return [[float(i == j) for j in range(n)] for i in range(n)]
-
-
-def bar_of(r):
-    """Equations (8)-(9), entry by entry."""
-    n = len(r)
-    found = eye(n)
-    for i in range(n):
-        hat = [r[i][j] - float(i == j) for j in range(n)]
-        for j in range(n):
-            found[i][j] += hat[j] / sum(hat) if sum(hat) > 0 else 0.0
-    return found
-
-
-def transposed(a):
-    return [list(row) for row in zip(*a, strict=True)]
 
 
 def oracle(weights, gradients, layers, words, patches, own=None):

@@ -7,24 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-import transformers as tf
 from PIL import Image
-from transformers import AutoProcessor
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "backbones"))
 
 from tiny_blip import make_backbone
-from tiny_image_text import PROCESSORS, TEMPLATE, build, tokenizer
 
-from padapter.architectures import attention_sites
-from padapter.backbones.image_text import ImageTextBackbone
 from padapter.data.fit import fit
 from padapter.errors import UserError
-from padapter.explain import explain_answer
 from padapter.explain.explanation import spread
-from padapter.explain.reading import mixing_of, patches, read, side_of_squares
-from padapter.explain.views import View, measure_views
+from padapter.explain.reading import read
+from padapter.explain.views import View, lattice, measure_rows, measure_views
 
 SIZES = [(640, 480), (200, 333), (64, 64), (37, 20), (1000, 90), (8, 9)]
 
@@ -67,6 +60,46 @@ def test_through_the_backbones_own_preprocessing(resize):
     np.testing.assert_allclose(view.box, box_by_formula(resize or "squash", (50, 30), 16), atol=0.2)
 
 
+@pytest.mark.parametrize("how", ["squash", "crop", "pad"])
+@pytest.mark.parametrize("size", [(640, 480), (37, 60)], ids=str)
+def test_patches_that_come_as_rows(size, how):
+    """In any order, their numbers in any order, with rows of nothing behind them and two frames of everything."""
+    rng = np.random.default_rng(0)
+    rows, columns, patch = 5, 7, 4
+    order, inside = rng.permutation(rows * columns), rng.permutation(2 * 3 * patch**2)
+
+    def pixels_of(picture):
+        made = np.asarray(fit(picture, (columns * patch,) * 2, how, fill=(122, 116, 104)), dtype=float) / 255
+        made = (made[: rows * patch] - 0.4) / np.array([0.3, 0.25, 0.2])
+        cut = made.reshape(rows, patch, columns, patch, 3).transpose(0, 2, 1, 3, 4).reshape(rows * columns, -1)
+        return np.concatenate([np.repeat(cut, 2, axis=1)[:, inside][order], np.zeros((3, len(inside)))])
+
+    centres = measure_rows(pixels_of, size)
+    assert np.isnan(centres[-3:]).all()
+    left, top, right, bottom = box_by_formula(how, size, columns * patch)
+    places = np.stack(np.divmod(order, columns), axis=1)
+    expected = (left, top) + (places[:, ::-1] + 0.5) * ((right - left) / columns, (bottom - top) / columns)
+    shown = np.isfinite(centres[:-3]).all(axis=1)
+    whole = (expected > 0.1 * max(size)).all(axis=1) & (expected < np.array(size) - 0.1 * max(size)).all(axis=1)
+    assert shown[whole].all()
+    np.testing.assert_allclose(centres[:-3][whole], expected[whole], atol=0.02 * max(size))
+    if how != "pad":
+        view, row, column = lattice(centres[:-3])
+        assert (view.rows, view.columns) == (rows, columns)
+        np.testing.assert_array_equal(row * columns + column, order)
+        down = bottom - (bottom - top) * (columns - rows) / columns
+        np.testing.assert_allclose(view.box, (left, top, right, down), atol=0.03 * max(size))
+
+
+def test_what_is_no_grid_is_refused():
+    grid = np.stack(np.meshgrid(np.arange(3.0), np.arange(2.0)), axis=-1).reshape(-1, 2)
+    assert (lattice(grid)[0].rows, lattice(grid)[0].columns) == (2, 3)
+    # one is missing, one is there twice, a single row, uneven columns
+    for wrong in (grid[:-1], np.concatenate([grid, grid[:1]]), grid[:3], grid**3):
+        with pytest.raises(UserError, match="do not make a grid"):
+            lattice(wrong)
+
+
 def test_numbers_on_the_picture_keep_their_sum():
     view, grid = View((-3.0, 2.0, 17.0, 10.0), 2, 4), np.arange(8.0).reshape(2, 4)
     pixels = spread((view,), [grid], (14, 12))
@@ -90,115 +123,3 @@ def test_what_cannot_be_followed_is_refused():
 
     with pytest.raises(UserError, match="mirror"):
         measure_views(mirrored, (20, 20), 8)
-
-
-def _idefics3_split():
-    images = tf.Idefics3ImageProcessor(
-        size={"longest_edge": 32}, max_image_size={"longest_edge": 16}, do_image_splitting=True
-    )
-    made = tokenizer()
-    return tf.Idefics3Processor(
-        image_processor=images, tokenizer=made, image_seq_len=4, chat_template=TEMPLATE.replace("IMAGE", "<image>")
-    )
-
-
-CASES = {
-    "llava": (16, 16), "paligemma": (16, 16), "idefics3": (16, 16), "qwen2-vl": (16, 16), "qwen2-vl wide": (32, 8),
-    "blip-2 (OPT)": (16, 16), "idefics3 split": (32, 16),
-}  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def backbones(tmp_path_factory):
-    made, folder = {}, tmp_path_factory.mktemp("processor")
-
-    def get(case):
-        name = case.removesuffix(" wide").removesuffix(" split")
-        if case not in made:
-            processor = _idefics3_split() if case.endswith("split") else PROCESSORS[name]()
-            if name.startswith("blip-2"):  # its processor works only once it has been saved and loaded
-                processor.save_pretrained(folder)
-                processor = AutoProcessor.from_pretrained(folder)
-            made[case] = ImageTextBackbone(build(name), processor, name)
-        return made[case]
-
-    return get
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_a_changed_patch_changes_its_own_token_and_no_other(backbones, case):
-    """With no attention in the image encoder every patch goes its own way, up to the words of the first text layer."""
-    backbone, size = backbones(case), CASES[case]
-    for site in attention_sites(backbone.model):
-        if site.part == "vision":
-            for parameter in site.output().parameters():
-                torch.nn.init.zeros_(parameter)
-    rng = np.random.default_rng(1)
-    pixels = rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-    before = read(backbone, Image.fromarray(pixels), "what color is it ?", "red")
-    layout = before.layout
-    side = 1 if layout.family.reads == "queries" else side_of_squares(layout)
-    tiles = before.records[0].plain.weights.shape[0]
-    assert tiles == len(layout.views) == (3 if case.endswith("split") else 1)
-    view = layout.views[0]
-    left, top, right, bottom = view.box
-    # Next to each other, one below the other, the other end of the first row, the last.
-    for row, column in {(0, 1), (1, 0), (0, view.columns - 1), (view.rows - 1, view.columns - 1)}:
-        changed = pixels.copy()
-        across, down = (right - left) / view.columns, (bottom - top) / view.rows
-        x, y = round(left + column * across), round(top + row * down)
-        changed[y : y + round(down), x : x + round(across)] ^= 255
-        after = read(backbone, Image.fromarray(changed), "what color is it ?", "red", layout)
-        # the first view; a whole picture besides tiles sees every change
-        moved = _moved(before.records[0], after.records[0], tile=0)
-        grid = patches(layout, 0, moved.astype(float))
-        expected = np.zeros((view.rows, view.columns))
-        expected[row, column] = 1
-        np.testing.assert_array_equal(grid, expected)
-        if layout.family.reads != "inside":
-            continue
-        texts = [next(r for r in x.records if r.site.part == "decoder") for x in (before, after)]
-        tokens = _moved(*texts)[layout.columns][: view.rows * view.columns // side**2]
-        assert tokens.reshape(view.rows // side, -1)[row // side, column // side]
-        assert tokens.sum() == 1
-        mixing = mixing_of(layout, 0, len(moved))
-        np.testing.assert_allclose(mixing.sum(axis=1), 1)
-        np.testing.assert_array_equal(mixing @ moved > 0, tokens)
-
-
-def _moved(before, after, tile=0):
-    """Which tokens (N,) have other values."""
-    one, other = (record.call.value[tile].detach() for record in (before, after))
-    return ((one - other).abs().amax(dim=(0, 2)) > 1e-4).numpy()
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_every_family_is_explained(backbones, case):
-    picture = Image.fromarray(np.random.default_rng(2).integers(0, 256, (20, 30, 3), dtype=np.uint8))
-    found = explain_answer(backbones(case), picture, "what color is it ?", "red blue", layers=[1])
-    side = found.sides[0]
-    assert side.tokens == ("red", "blue")
-    for view, maps in zip(found.views, side.relevance, strict=True):
-        assert maps.shape == (2, view.rows, view.columns)
-        assert maps.min() >= 0
-    assert sum(maps.sum() for maps in side.relevance) > 0
-    pixels = found.on_picture()
-    assert pixels.shape == (20, 30)
-    covered = sum((m.sum(0) * v.coverage(30, 20)).sum() for m, v in zip(side.relevance, found.views, strict=True))
-    np.testing.assert_allclose(pixels.sum(), covered)
-    assert "<image>" not in side.words
-    assert "what" in side.words
-    assert {one.layer for one in side.attention} == {1}
-    for one in side.attention:
-        total = sum(grid.sum(axis=(1, 2)) for grid in one.plain)
-        assert (total <= (len(found.views) if one.part == "vision" else 1) + 1e-5).all()
-
-
-def test_other_families_are_refused(backbones):
-    backbone = backbones("llava")
-    backbone.base_model.config.model_type = "other"
-    try:
-        with pytest.raises(UserError, match=r"models of type 'other'.*knows blip, llava"):
-            explain_answer(backbone, Image.new("RGB", (16, 16)), "what", "red")
-    finally:
-        backbone.base_model.config.model_type = "llava"

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from kernel_cases import assert_near, double, inputs, run
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from padapter.functional import metric_factor, native, p_laplacian_attention
 from padapter.functional.dispatch import forced
@@ -346,3 +347,45 @@ def test_distances_behind_a_triangle_whose_zeros_are_left_out(model_width):
     assert factor[:, :16, 16:].count_nonzero() == 0  # a panel of 16 columns and of 32 begins with zeros
     expected = run("eager", double(tensors), {"metric_factor": factor.double()})
     assert_near(run("native", tensors, {"metric_factor": factor}), expected, torch.float32)
+
+
+@needs_library
+def test_without_the_dispatcher_everything_is_the_same_bit_for_bit():
+    """Context and gradients, laid out as a model's tensors are; who looks at operators still sees them."""
+    leaves = [torch.randn(2, n, h, 16).transpose(1, 2).requires_grad_() for n, h in ((5, 4), (9, 2), (9, 2))]
+    p, mu = torch.tensor(1.3, requires_grad=True), torch.tensor([0.1, 0.2, 0.0, 0.3], requires_grad=True)
+
+    def attend():
+        out = p_laplacian_attention(*leaves, p=p, mu=mu)
+        return out, *torch.autograd.grad(out.square().sum(), [*leaves, p, mu])
+
+    seen = []
+
+    class Look(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+            seen.append(str(function))
+            return function(*arguments, **(keywords or {}))
+
+    direct = attend()
+    with Look():
+        dispatched = attend()
+    assert {"padapter.p_laplacian_forward.default", "padapter.p_laplacian_backward.default"} <= set(seen)
+    assert all(torch.equal(one, other) for one, other in zip(direct, dispatched, strict=True))
+    assert direct[1].stride() == leaves[0].stride()  # so that a projection's gradient need not be copied
+
+
+@needs_library
+def test_a_metric_that_is_changed_in_place_has_another_square():
+    leaves = [torch.randn(1, 2, n, 16, requires_grad=True) for n in (3, 5, 5)]
+    metric = torch.randn(2, 16, 16)
+
+    def gradients():
+        out = p_laplacian_attention(*leaves, p=1.3, mu=0.1, metric_factor=metric)
+        return torch.autograd.grad(out.square().sum(), leaves)
+
+    gradients()
+    with torch.no_grad():
+        metric.mul_(3)
+    changed = gradients()
+    metric = metric.clone()  # of which nothing can be known
+    assert all(torch.equal(one, other) for one, other in zip(changed, gradients(), strict=True))

@@ -186,7 +186,7 @@ def test_attention_dropout_reaches_the_kernels(tiny_blip, monkeypatch, form):
             module.dropout.p = 0.25
     model = get_peft_model(tiny_blip, PAdapterConfig(form=form))
     seen = []
-    plain = fused.p_laplacian_forward
+    plain = fused.p_laplacian_context
     names = [argument.name for argument in torch.ops.padapter.p_laplacian_forward.default._schema.arguments]
 
     def look(*given):
@@ -194,7 +194,7 @@ def test_attention_dropout_reaches_the_kernels(tiny_blip, monkeypatch, form):
         seen.append((arguments["key"].shape[2], arguments["dropout_p"], arguments["seed"]))
         return plain(*given)
 
-    monkeypatch.setattr(fused, "p_laplacian_forward", look)
+    monkeypatch.setattr(fused, "p_laplacian_context", look)
     batch = {"pixel_values": torch.randn(1, 3, 32, 32), "input_ids": torch.randint(3, 40, (1, 5))}
     model.train()(**batch)
     assert {(keys, dropout) for keys, dropout, _ in seen} == {(5, 0.25), (17, 0.25)}  # words, and patches

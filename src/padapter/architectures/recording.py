@@ -166,19 +166,40 @@ def record_attention(
             cannot be redirected.
     """
     records: list[AttentionRecord] = []
+
+    def recorder(site: AttentionSite, inner: AttentionAdapter | None) -> AttentionAdapter:
+        if isinstance(inner, _Recorder):
+            raise UserError(f"attention module {site.name!r} is being recorded already; leave the other one first.")
+        return _Recorder(site, inner, on_call or records.append, gradients)
+
+    with redirected(_chosen(attention_sites(model), sites), recorder):
+        yield records
+
+
+@contextmanager
+def redirected(
+    sites: Collection[AttentionSite], adapter: Callable[[AttentionSite, AttentionAdapter | None], AttentionAdapter]
+) -> Iterator[None]:
+    """Within this context, attention modules ask another adapter layer; at the end they are as they were.
+
+    Args:
+        sites: the modules.
+        adapter: from a site and the adapter layer that its module has, None for none, to the layer to ask.
+
+    Raises:
+        UserError: if a module cannot be redirected.
+    """
     with ExitStack() as undo:
-        for site in _chosen(attention_sites(model), sites):
+        for site in sites:
             inner = attached(site.module)
-            if isinstance(inner, _Recorder):
-                raise UserError(f"attention module {site.name!r} is being recorded already; leave the other one first.")
-            recorder = _Recorder(site, inner, on_call or records.append, gradients)
+            other = adapter(site, inner)
             if inner is None:
-                attach(site, recorder)
+                attach(site, other)
                 undo.callback(detach, site.module)
             else:
-                replace_adapter(site.module, recorder)
-                undo.callback(_put_back, site.module, recorder)
-        yield records
+                replace_adapter(site.module, other)
+                undo.callback(_put_back, site.module, other, inner)
+        yield
 
 
 def attention_sites(model: nn.Module) -> list[AttentionSite]:
@@ -232,9 +253,9 @@ def _chosen(sites: list[AttentionSite], chosen: Chosen | None) -> list[Attention
     return [site for site in sites if site.name in names]
 
 
-def _put_back(module: nn.Module, recorder: _Recorder) -> None:
-    if attached(module) is recorder and recorder.inner is not None:
-        replace_adapter(module, recorder.inner)
+def _put_back(module: nn.Module, adapter: AttentionAdapter, inner: AttentionAdapter) -> None:
+    if attached(module) is adapter:
+        replace_adapter(module, inner)
 
 
 def _is_backward() -> bool:

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from padapter.architectures import UNIONS
 from padapter.backbones.features import FeatureCache
 from padapter.data import ImageSource, Picture, open_image
 from padapter.errors import UserError
@@ -212,6 +213,22 @@ class Backbone(ABC):
         """What became of the prompt of the first sequence of a batch of :meth:`collate`, wherever it is read."""
         given = batch["attention_mask"][0].bool() & (batch["labels"][0] < 0)
         return list(batch["input_ids"][0][given].tolist())
+
+    def question_ids(self, batch: Mapping[str, torch.Tensor]) -> list[int]:
+        """What an encoder of its own reads of the first question of a batch of :meth:`collate`; mostly nothing."""
+        return []
+
+    def token_masks(self, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Which tokens of a batch of :meth:`collate` are no padding.
+
+        Args:
+            batch: on any device.
+
+        Returns:
+            By part of the model, those of ``UNIONS["language"]`` (`padapter.architectures`): (S, L), 1 for each token
+            that the part reads and 0 for padding; tokens of the picture count where they stand in the text.
+        """
+        return dict.fromkeys(UNIONS["language"], batch["attention_mask"])
 
     @abstractmethod
     def training_module(self, loss_reduction: LossReduction) -> nn.Module:

@@ -56,6 +56,11 @@ def writer_of(model: Any, output: Any) -> tuple[Any, Any]:
     return model, output
 
 
+def of_text(logits: torch.Tensor, length: int) -> torch.Tensor:
+    """Logits (B, length, V) of the text's own tokens: in front of them GIT has those of its picture."""
+    return logits[:, -length:]
+
+
 def encoded(states: torch.Tensor, mask: torch.Tensor | None) -> dict[str, Any]:
     """Arguments of an encoder-decoder that stand for what its encoder has read.
 
@@ -138,8 +143,9 @@ class Continuations:
         if prompt.states is not None:
             seen = None if prompt.seen is None else prompt.seen.expand(number, -1)
             inputs |= encoded(prompt.states.expand(number, -1, -1), seen)
-        if "token_type_ids" in prompt.fields:
-            inputs["token_type_ids"] = torch.full_like(ids, self.backbone.entry("token_type_ids"))
+        for key in {"token_type_ids", "cross_attention_mask"} & prompt.fields.keys():
+            entries = self.backbone.continued(prompt.fields, key, ids.shape[1]).to(device)
+            inputs[key] = entries.expand(number, *entries.shape[1:])
         deltas = getattr(getattr(prompt.writer, "model", None), "rope_deltas", None)
         if deltas is not None:  # Qwen2-VL: a picture takes fewer positions than tokens
             at = torch.arange(ids.shape[1], device=device) + prompt.mask.shape[1] + deltas[:1]
@@ -156,7 +162,8 @@ class Continuations:
         start = self.backbone.length(prompt.fields)
         rows = [self.backbone.followed(prompt.fields, answer) for answer in answers]
         inputs = self.backbone.to_device(self.backbone.together(rows, left=False))
-        log_probs = self.backbone.base_model(**inputs, use_cache=False).logits.float().log_softmax(-1)
+        logits = self.backbone.base_model(**inputs, use_cache=False).logits
+        log_probs = of_text(logits, inputs[self.backbone.tokens_field].shape[1]).float().log_softmax(-1)
         found = []
         for row, answer in enumerate(answers):
             steps = torch.arange(start - 1, start - 1 + len(answer), device=log_probs.device)

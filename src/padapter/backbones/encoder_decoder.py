@@ -179,9 +179,18 @@ class EncoderDecoderBackbone(ProcessedBackbone):
 
     def prompt_ids(self, batch: Mapping[str, torch.Tensor]) -> list[int]:
         """See :meth:`Backbone.prompt_ids`: what the encoder reads, and what the decoder begins with."""
-        given = super().prompt_ids(batch)
+        return [*self.question_ids(batch), *super().prompt_ids(batch)]
+
+    def question_ids(self, batch: Mapping[str, torch.Tensor]) -> list[int]:
+        """See :meth:`Backbone.question_ids`; image tokens are among them."""
         ids, mask = (batch.get(field) for field in _ENCODER.values())
-        return given if ids is None or mask is None else [*ids[0][mask[0].bool()].tolist(), *given]
+        return [] if ids is None or mask is None else list(ids[0][mask[0].bool()].tolist())
+
+    def token_masks(self, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """See :meth:`Backbone.token_masks`; what stands last in a row the decoder only foresees."""
+        masks = {"decoder": batch["attention_mask"][:, 1:]}
+        read = batch.get(_ENCODER["attention_mask"])
+        return masks if read is None else {**masks, "text_encoder": read}
 
     def training_module(self, loss_reduction: LossReduction) -> nn.Module:
         """See :meth:`Backbone.training_module`."""

@@ -12,6 +12,7 @@ from torch import nn
 from transformers import GenerationConfig
 
 from padapter.backbones.base import LossReduction
+from padapter.backbones.continuations import of_text
 from padapter.backbones.losses import labelled, next_token_loss
 from padapter.backbones.processed import Encoded, ProcessedBackbone
 from padapter.backbones.sequences import IGNORE
@@ -49,14 +50,22 @@ class ImageTextTrainingModule(nn.Module):
 
     def predicted(self, labels: torch.Tensor, image_index: torch.Tensor, **inputs: Any) -> torch.Tensor:
         """Logits (K, V) that predict the tokens with a label; arguments are the fields of a batch."""
-        logits: torch.Tensor = self.model(**inputs, use_cache=False).logits[labelled(labels)]
-        return logits
+        return of_text(self.model(**inputs, use_cache=False).logits, labels.shape[1])[labelled(labels)]
 
 
 class ImageTextBackbone(ProcessedBackbone):
     """A decoder-only model; its ``max_length`` includes image tokens. Arguments as of :class:`ProcessedBackbone`."""
 
-    written = MappingProxyType({"input_ids": 0, "attention_mask": 1, "token_type_ids": 0, "mm_token_type_ids": 0})
+    written = MappingProxyType(
+        {
+            "input_ids": 0,
+            "attention_mask": 1,
+            "token_type_ids": 0,
+            "mm_token_type_ids": 0,
+            "image_embeds_position_mask": 0,
+            "cross_attention_mask": None,  # Mllama's, (1, L, pictures, tiles)
+        }
+    )
 
     def read(self, image: Image.Image | Picture, prompt: str) -> Encoded:
         """See :meth:`ProcessedBackbone.read`."""

@@ -136,10 +136,18 @@ class MPlugBackbone(CrossAttendingBackbone):
 
     def prompt_ids(self, batch: Mapping[str, torch.Tensor]) -> list[int]:
         """See :meth:`Backbone.prompt_ids`: the question, and what the decoder begins with."""
-        given = super().prompt_ids(batch)
+        return [*self.question_ids(batch), *super().prompt_ids(batch)]
+
+    def question_ids(self, batch: Mapping[str, torch.Tensor]) -> list[int]:
+        """See :meth:`Backbone.question_ids`."""
         if not self.asks:
-            return given
-        return [*batch[QUESTIONS][0][batch[QUESTION_MASK][0].bool()].tolist(), *given]
+            return []
+        return list(batch[QUESTIONS][0][batch[QUESTION_MASK][0].bool()].tolist())
+
+    def token_masks(self, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """See :meth:`Backbone.token_masks`: text encoder and fusion network read the questions."""
+        masks = super().token_masks(batch)
+        return masks | dict.fromkeys(("text_encoder", "fusion"), batch[QUESTION_MASK]) if self.asks else masks
 
     @classmethod
     def attended(cls, model: Any, states: torch.Tensor, fields: Fields) -> Attended:

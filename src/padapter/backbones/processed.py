@@ -50,9 +50,9 @@ class ProcessedBackbone(Backbone):
         UserError: If the processor has no end token.
     """
 
-    #: Fields with one entry per token of the text that answers continue -> the entry of an answer's token; the first is
-    #: that of the tokens, the second their mask.
-    written: ClassVar[Mapping[str, int]]
+    #: Fields with one entry per token of the text that answers continue -> the entry of an answer's token, None for
+    #: that of the prompt's last token; the first is that of the tokens, the second their mask.
+    written: ClassVar[Mapping[str, int | None]]
 
     def __init__(self, model: nn.Module, processor: Any, name: str, max_length: int | None = None) -> None:
         config = unwrapped(model).config
@@ -252,15 +252,31 @@ class ProcessedBackbone(Backbone):
         return row[self.tokens_field].shape[1]
 
     def entry(self, key: str) -> int:
-        """What a field of ``written`` holds for a token of an answer."""
-        return self.written[key]
+        """The number that stands in a field of ``written`` for a token of an answer; where None does, 0 for padding."""
+        return self.written[key] or 0
+
+    def continued(self, prompt: Encoded, key: str, length: int) -> torch.Tensor:
+        """What a field of ``written``, other than that of the tokens, holds for the tokens of an answer.
+
+        Args:
+            prompt: what the answer follows.
+            key: of the field (1, P, ...).
+            length: of the answer.
+
+        Returns:
+            (1, length, ...), on the prompt's device.
+        """
+        field, more = prompt[key], prompt[key].shape[2:]
+        if self.written[key] is None:
+            return field[:, -1:].expand(-1, length, *more)
+        return field.new_full((1, length, *more), self.entry(key))
 
     def followed(self, prompt: Encoded, answer: Sequence[int]) -> Encoded:
         """The prompt with the answer's tokens behind it, in every field of ``written``."""
         found = dict(prompt)
         for key in self.written.keys() & prompt.keys():
             is_text = key == self.tokens_field
-            more = torch.tensor([answer]) if is_text else torch.full((1, len(answer)), self.entry(key))
+            more = torch.tensor([answer]) if is_text else self.continued(prompt, key, len(answer))
             found[key] = torch.cat([prompt[key], more.to(prompt[key].dtype)], dim=1)
         return found
 
@@ -278,8 +294,9 @@ class ProcessedBackbone(Backbone):
                 fill = {self.tokens_field: self.pad_id, self.mask_field: 0}.get(key, self.entry(key))
                 width = max(value.shape[1] for value in values)
                 gaps = [width - value.shape[1] for value in values]
+                inner = [0, 0] * (values[0].dim() - 2)  # nothing beside the dimension of the tokens
                 values = [
-                    nn.functional.pad(value, (gap, 0) if left else (0, gap), value=fill)
+                    nn.functional.pad(value, (*inner, *((gap, 0) if left else (0, gap))), value=fill)
                     for value, gap in zip(values, gaps, strict=True)
                 ]
             batch[key] = torch.cat(_same_shape(values, self.pad_id if key == "input_ids" else 0))

@@ -19,8 +19,9 @@ from padapter.backbones.sequences import IGNORE, pad_right
 PASS_TOKENS = 512
 """Tokens read in one forward pass, over all its rows."""
 
-TREE_TOKENS = 128
-"""Tokens of one tree, unless a single candidate has more: attention grows with their square."""
+TREE_TOKENS = 512
+"""Tokens of one tree, unless a single candidate has more: attention grows with their square, while products of few rows
+take longer per row."""
 
 
 class Tree(NamedTuple):

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from padapter.architectures import UNIONS, WHERE, AttentionSite, default_sites, find_sites, record_attention
+from padapter.architectures import WHERE, AttentionSite, default_sites, find_sites, record_attention
 from padapter.architectures.recording import AttentionRecord
 from padapter.backbones import Backbone, TrainingExample
 from padapter.backbones.base import evaluating
@@ -131,14 +131,12 @@ class _Readers:
                 name: value.to(backbone.device, dtype if value.is_floating_point() else value.dtype)
                 for name, value in backbone.collate(examples).items()
             }
-            masks = {part: batch.get("attention_mask") for part in UNIONS["language"]}
-            if "decoder_attention_mask" in batch:  # the decoder reads other texts than the encoder
-                masks["decoder"] = batch["decoder_attention_mask"]
+            masks = backbone.token_masks(batch)
 
             def count(
                 record: AttentionRecord,
                 readers: dict[str, LayerReader] = readers,
-                masks: dict[str, torch.Tensor | None] = masks,
+                masks: dict[str, torch.Tensor] = masks,
             ) -> None:
                 tokens = masks.get(record.site.part)
                 if tokens is not None and tokens.shape[0] != record.call.query.shape[0]:

@@ -85,6 +85,8 @@ class LayerReader:
         message = record.messages[0].step if record.messages else None
         allowed = allowed_pairs(record)
         self_attention = not self.site.cross and query.shape[2] == value.shape[2]
+        # Where picture and question stand side by side, the number of tokens between two says nothing.
+        one_text = self_attention and (tokens is None or tokens.shape[1] == query.shape[2])
         value = value.repeat_interleave(heads // value.shape[1], dim=1)
         for row in range(query.shape[0]):
             graph_allowed = allowed[row if allowed.shape[0] > 1 else 0]
@@ -94,7 +96,7 @@ class LayerReader:
                 _numpy(value[row]),
                 graph_allowed,
                 present,
-                self_attention,
+                one_text,
                 _numpy(record.plain.weights[row]),
                 None if message is None else _numpy(message.weights[row]),
                 None if message is None else _numpy(message.own[row]),
@@ -110,7 +112,7 @@ class LayerReader:
         value: Array,
         allowed: Mask,
         present: Mask,
-        self_attention: bool,
+        one_text: bool,
         plain: Array,
         calibrated: Array | None,
         own: Array | None,
@@ -134,7 +136,7 @@ class LayerReader:
                 value=value[:, keys] @ self.factors.heads,
                 allowed=allowed[:, some][:, :, keys],
                 plain=plain[edges],
-                places=np.searchsorted(keys, some) if self_attention else None,
+                places=np.searchsorted(keys, some) if one_text else None,
                 calibrated=None if calibrated is None else calibrated[edges],
                 own=None if own is None else own[:, some],
             )

@@ -13,17 +13,14 @@ from padapter.explain.options import ExplainOptions
 if TYPE_CHECKING:
     from padapter.explain.answers import explain_answer
     from padapter.explain.explanation import AttentionMap, Explanation, Side
-    from padapter.explain.families import FAMILIES, Family
     from padapter.explain.rules import Relevance
     from padapter.explain.run import explain, write
     from padapter.explain.views import View
 
 __all__ = [
-    "FAMILIES",
     "AttentionMap",
     "ExplainOptions",
     "Explanation",
-    "Family",
     "Relevance",
     "Side",
     "View",
@@ -33,10 +30,8 @@ __all__ = [
 ]
 
 _HOMES = {
-    "FAMILIES": "families",
     "AttentionMap": "explanation",
     "Explanation": "explanation",
-    "Family": "families",
     "Relevance": "rules",
     "Side": "explanation",
     "View": "views",

@@ -12,9 +12,10 @@ from padapter.architectures import AttentionRecord
 from padapter.backbones import Backbone
 from padapter.errors import UserError
 from padapter.explain.explanation import AttentionMap, Explanation, Side
-from padapter.explain.reading import Reading, as_array, of_tokens, patches, read, side_of_squares, squares
+from padapter.explain.picture import handed_on, of_picture, received
+from padapter.explain.questions import QUESTION, TEXT
+from padapter.explain.reading import Reading, as_array, of_tokens, read
 from padapter.explain.rules import Array
-from padapter.explain.views import View
 from padapter.functional import Step
 
 
@@ -60,7 +61,7 @@ def explain_answer(
         An explanation with one side.
 
     Raises:
-        UserError: if the family is not known (`padapter.explain.families`), or the token is not in the text.
+        UserError: if the model cannot be followed (`padapter.explain.layout`), or the token is not in the text.
     """
     reading = read(backbone, picture, prompt, text)
     names = _names(backbone, reading)
@@ -70,7 +71,7 @@ def explain_answer(
     ]
     if others:
         groups.append(_against(backbone, picture, prompt, text, others, reading))
-    kept = [index for index, place in enumerate(reading.ids[: reading.first]) if place not in _placeholders(reading)]
+    kept = _words(reading)
     maps, words = zip(*(_maps(terms, kept) for _, _, terms in groups), strict=True)
     side = Side(
         title=title,
@@ -78,7 +79,7 @@ def explain_answer(
         tokens=tuple(name for name, _, _ in groups),
         log_probs=np.array([value for _, value, _ in groups]),
         relevance=tuple(np.stack(grids) for grids in zip(*maps, strict=True)),
-        words=tuple(_decoded(backbone, [reading.ids[index] for index in kept])),
+        words=tuple(_decoded(backbone, [*reading.question, *(reading.ids[index] for index in kept)])),
         word_relevance=np.stack(words),
         attention=tuple(_attention(reading, [reading.row(number) for number in chosen], layers)),
     )
@@ -135,69 +136,91 @@ def _against(
     return "not " + ", ".join(rivals), -float(scores.max() + np.log(np.exp(scores - scores.max()).sum())), terms
 
 
-def _placeholders(reading: Reading) -> set[int]:
-    return {reading.ids[column] for column in reading.layout.columns}
+def _words(reading: Reading) -> list[int]:
+    """Which tokens of the prompt are no places for the picture."""
+    layout = reading.layout
+    pictured = {*layout.columns.tolist(), *layout.queries.tolist()}
+    held = {index for index in range(reading.first) if index + layout.ahead in pictured}
+    # One id for all of them is no word, and stands elsewhere too: where a line of the picture ends.
+    ids = {reading.ids[index] for index in held}
+    placeholder = ids if len(ids) == 1 and len(held) > 1 else set()
+    return [index for index in range(reading.first) if index not in held and reading.ids[index] not in placeholder]
 
 
 def _maps(terms: Sequence[_Term], kept: list[int]) -> tuple[list[Array], Array]:
     """Relevance of patches, (rows, columns) per view, and of the words of the prompt, summed over terms."""
     grids: list[Array] | None = None
-    words = np.zeros(len(kept))
+    words = np.zeros(len(terms[0].reading.question) + len(kept))
     for term in terms:
         layout, row = term.reading.layout, term.reading.row(term.number)
         relevance = term.reading.relevance(term.number, term.factor)
-        found = [patches(layout, view, relevance.of("text", f"image {view}")[row]) for view in range(len(layout.views))]
+        found = layout.grids(of_picture(relevance, layout, row))
         grids = found if grids is None else [one + other for one, other in zip(grids, found, strict=True)]
         taken = relevance.of("text", "text")[row] - np.eye(relevance.sizes["text"])[row]
-        words += taken[kept]
+        asked = relevance.of(TEXT, QUESTION)[row] if QUESTION in relevance.sizes else ()
+        words += [*asked, *taken[layout.ahead :][kept]]
     if grids is None:
         raise ValueError("there is nothing to explain.")
     return grids, words
 
 
 def _attention(reading: Reading, rows: list[int], layers: Collection[int] | None) -> list[AttentionMap]:
-    found = []
+    modules: dict[str, list[AttentionRecord]] = {}
     for record in reading.records:
-        if layers is not None and record.layer not in layers:
-            continue
-        message = record.messages[0].step if len(record.messages) == 1 else None
-        plain = _on_views(reading, record, record.plain, rows)
+        if layers is None or record.layer in layers:
+            modules.setdefault(record.site.name, []).append(record)
+    found = []
+    for name, records in modules.items():
+        first = records[0]
+        asking = rows if first.site.part == "decoder" else _asking(reading, first)
+        plain = _on_views(reading, records, [record.plain for record in records], asking)
         if plain is None:
             continue
-        calibrated = None if message is None else _on_views(reading, record, message, rows)
-        queries = rows if record.site.part == "decoder" else list(range(record.plain.weights.shape[2]))
+        messages = [record.messages[0].step for record in records if len(record.messages) == 1]
+        passed = len(messages) == len(records)
         found.append(
             AttentionMap(
-                name=record.site.name,
-                part=record.site.part,
-                cross=record.site.cross,
-                layer=record.layer,
-                views=_views(reading, record),
+                name=name,
+                part=first.site.part,
+                cross=first.site.cross,
+                layer=first.layer,
+                views=reading.layout.views,
                 plain=plain,
-                calibrated=calibrated,
-                own=None if message is None else as_array(message.own)[..., queries].mean(axis=(0, 2)),
+                calibrated=_on_views(reading, records, messages, asking) if passed else None,
+                own=_own(messages, None if first.site.part in ("vision", "connector") else asking) if passed else None,
             )
         )
     return found
 
 
-def _views(reading: Reading, record: AttentionRecord) -> tuple[View, ...]:
-    """What the grids of `_on_views` lie on: patches, or the squares that tokens of the text stand for."""
-    inside = record.site.part == "decoder" and not record.site.cross
-    side = side_of_squares(reading.layout) if inside else 1
-    return tuple(view.coarser(side) for view in reading.layout.views)
+def _asking(reading: Reading, record: AttentionRecord) -> list[int]:
+    """The queries whose attention is shown: where picture and question stand side by side, the question's."""
+    tokens = record.plain.weights.shape[2]
+    both = reading.layout.together.get(record.site.name)
+    return list(range(tokens)) if both is None else np.setdiff1d(np.arange(tokens), both).tolist()
 
 
-def _on_views(reading: Reading, record: AttentionRecord, step: Step, rows: list[int]) -> tuple[Array, ...] | None:
+def _own(messages: Sequence[Step], asking: list[int] | None) -> Array:
+    """(H,), the mean of own shares (B, H, N1) over calls, rows and tokens, or the tokens that ask."""
+    shares = [as_array(step.own).swapaxes(0, 1) for step in messages]
+    chosen = [(one if asking is None else one[..., asking]).reshape(len(one), -1) for one in shares]
+    mean: Array = np.concatenate(chosen, axis=1).mean(axis=1)
+    return mean
+
+
+def _on_views(
+    reading: Reading, records: Sequence[AttentionRecord], steps: Sequence[Step], asking: list[int]
+) -> tuple[Array, ...] | None:
     """(H, rows, columns) per view of the weights that lie on the picture; None if the module does not see it."""
-    layout, weights = reading.layout, as_array(step.weights)  # (B, H, N1, N2)
-    views = range(len(layout.views))
-    if record.site.part == "vision":
-        return tuple(patches(layout, view, weights[view].mean(axis=1)) for view in views)
-    if record.site.cross:
-        read_by = weights[0][:, rows] if record.site.part == "decoder" else weights[0]
-        return tuple(patches(layout, view, read_by.mean(axis=1)) for view in views)
-    if record.site.part == "decoder" and layout.family.reads == "inside":
-        read_by = of_tokens(weights[0][:, rows].mean(axis=1), len(reading.ids))
-        return tuple(squares(layout, read_by[:, layout.columns]))
+    layout, site = reading.layout, records[0].site
+    weights = [as_array(step.weights) for step in steps]  # (B, H, N1, N2)
+    if site.part == "vision":
+        return tuple(layout.grids(received(layout, site.name, weights)))
+    read_by = weights[0][0][:, asking].mean(axis=1)  # (H, N2)
+    if site.cross and site.name in layout.keys:
+        return tuple(layout.grids(handed_on(read_by, layout.keys[site.name])))
+    if site.name in layout.together:
+        return tuple(layout.grids(handed_on(read_by, layout.together[site.name])))
+    if site.part == "decoder" and not site.cross and (layout.columns >= 0).any():
+        return tuple(layout.grids(handed_on(of_tokens(read_by, layout.ahead + len(reading.ids)), layout.columns)))
     return None

@@ -20,12 +20,13 @@ class AttentionMap:
     """Where the heads of one attention module look, on the picture.
 
     A row of attention weights is that of the token that predicts the explained token (the mean over them if they are
-    several). In modules without such a token, those of image encoder and Q-Former, it is the mean over all their
-    tokens.
+    several). In modules without such a token it is a mean: in those that read a question with the picture, over the
+    question's tokens; in image encoder and Q-Former, over all their tokens. What falls on tokens that are no patches
+    (a class token, a question behind the picture) is not in the grids.
 
     Attributes:
         name: full name of the module.
-        part: "decoder", "vision" or "connector".
+        part: "decoder", "fusion", "vision" or "connector".
         cross: whether it reads the picture by cross-attention.
         layer: its number within its part, None if its name has none.
         views: the rectangles that the grids below lie on.
@@ -54,7 +55,8 @@ class Side:
         tokens: the explained tokens, K of them; one more, ``"not ..."``, where other answers count against them.
         log_probs: (K,), log-probability of each; of "not ..." minus that of the other answers.
         relevance: per view, (K, rows, columns): relevance of each patch for each token, >= 0.
-        words: the tokens of the prompt, those of the picture left out.
+        words: the tokens of the prompt, those of the picture left out; a question that an encoder of its own reads
+            comes first, then what the decoder begins with.
         word_relevance: (K, words), relevance of each for each token, >= 0.
         attention: one per attention module that sees the picture.
     """

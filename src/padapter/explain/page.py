@@ -66,8 +66,10 @@ def _both(explanation: Explanation) -> list[tuple[AttentionMap, ...]]:
 
 def _label(module: Sequence[AttentionMap]) -> str:
     first = module[0]
-    place = {"decoder": "text", "vision": "image encoder", "connector": "connector"}[first.part]
+    place = {"decoder": "text", "vision": "image encoder", "connector": "connector", "fusion": "question"}[first.part]
     kind = "reads the picture" if first.cross else "among its tokens"
+    if first.part == "fusion" and not first.cross:
+        kind = "reads the picture and itself"
     return f"{place}, layer {first.layer}, {kind}"
 
 

@@ -7,6 +7,9 @@ Visualization" (CVPR 2021). Pure functions on arrays: nothing about models.
 A *stream* is a sequence of tokens: the words, the tokens of a picture. R^sq (tokens of s, tokens of q) says how much
 the tokens of s, as they are now, have taken from those that q began with. It starts as the identity within a stream and
 as zero between two, and every attention layer, in the order of computation, adds to it.
+
+Where attention goes over several streams at once, one behind the other, they are named as a tuple: R of a
+concatenation is the blocks R^sq of its streams, and the rules hold for it as for any stream.
 """
 
 from __future__ import annotations
@@ -17,6 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
+#: A stream, or several that stand one behind the other.
+Streams = str | tuple[str, ...]
 
 
 def gradient_weighted(weights: Array, gradient: Array) -> Array:
@@ -67,34 +72,30 @@ class Relevance:
         self.sizes = dict(sizes)
         self._maps: dict[tuple[str, str], Array] = {}
 
-    def of(self, s: str, q: str) -> Array:
+    def of(self, s: Streams, q: Streams) -> Array:
         """R^sq, (tokens of s, tokens of q)."""
-        found = self._maps.get((s, q))
-        if found is not None:
-            return found
-        return np.eye(self.sizes[s]) if s == q else np.zeros((self.sizes[s], self.sizes[q]))
+        return np.block([[self._block(one, other) for other in _named(q)] for one in _named(s)])
 
-    def attend_self(self, s: str, attention: Array, own: Array | None = None) -> None:
+    def attend_self(self, s: Streams, attention: Array, own: Array | None = None) -> None:
         """A layer of self-attention, equations (6)-(7): ``R^sq = R^sq + Abar R^sq`` for every q, s itself included.
 
         A token's own share is attention to itself, by way of its query features: it is added to the diagonal.
 
         Args:
-            s: the stream.
+            s: the stream; of a concatenation every token reads from every stream in it.
             attention: (N, N), Abar.
             own: (N,), the same of the query nodes' own shares; None where there is none.
         """
         taken = attention if own is None else attention + np.diag(own)
-        # A token of s that has taken nothing from q has a row of zeros, and so has what is added to it.
-        changed = {pair: found + taken @ found for pair, found in self._from(s).items()}
-        self._maps.update(changed)
+        # Tokens of s that have taken nothing from q have rows of zeros, and so have what is added to them.
+        self._keep(s, {q: found + taken @ found for q in self._sources(s) for found in [self.of(s, q)]})
 
-    def attend_cross(self, s: str, q: str, attention: Array, own: Array | None = None) -> None:
+    def attend_cross(self, s: Streams, q: Streams, attention: Array, own: Array | None = None) -> None:
         """A layer of cross-attention, equations (10)-(11).
 
         ``R^sq = R^sq + (Rbar^ss)^T Abar Rbar^qq`` and ``R^ss = R^ss + Abar R^qs``. What q has taken from a third
         stream goes the way of R^qs. A token's own share is attention of s to itself: equations (6)-(7) with a
-        diagonal. Both see R as it was before the layer.
+        diagonal. All of them see R as it was before the layer.
 
         In a causal decoder the transpose of (10) leaves the row of the last token alone but for its own factor: what
         earlier tokens read from q reaches it by (7), in later layers of self-attention.
@@ -105,15 +106,12 @@ class Relevance:
             attention: (N1, N2), Abar.
             own: (N1,), the same of the query nodes' own shares; None where there is none.
         """
-        before = self._from(s)
-        added = {pair: attention @ found for pair, found in self._from(q).items() if pair[1] != q}
-        changed = {(s, third): self.of(s, third) + new for (_, third), new in added.items()}
+        added = {third: attention @ self.of(q, third) for third in self._sources(q) if third not in _named(q)}
         direct = normalised(self.of(s, s)).T @ attention @ normalised(self.of(q, q))
-        changed[s, q] = self.of(s, q) + direct
-        if own is not None:
-            for pair, found in before.items():
-                changed[pair] = changed.get(pair, found) + own[:, None] * found
-        self._maps.update(changed)
+        added |= zip(_named(q), np.split(direct, self._ends(q), axis=1), strict=True)
+        kept = np.ones(len(attention)) if own is None else 1 + own
+        sources = dict.fromkeys([*self._sources(s), *added])
+        self._keep(s, {third: kept[:, None] * self.of(s, third) + added.get(third, 0.0) for third in sources})
 
     def splice(self, s: str, q: str, places: Array | NDArray[np.int64], mixing: Array) -> None:
         """Tokens of q stand in s, at some places, as its input: from now on R^s. reaches through them.
@@ -135,4 +133,27 @@ class Relevance:
 
     def _from(self, s: str) -> dict[tuple[str, str], Array]:
         """R^sq for every q of which s has taken anything, s itself first."""
-        return {(s, s): self.of(s, s)} | {pair: found for pair, found in self._maps.items() if pair[0] == s}
+        return {(s, q): self.of(s, q) for q in self._sources(s)}
+
+    def _block(self, s: str, q: str) -> Array:
+        found = self._maps.get((s, q))
+        if found is not None:
+            return found
+        return np.eye(self.sizes[s]) if s == q else np.zeros((self.sizes[s], self.sizes[q]))
+
+    def _sources(self, s: Streams) -> list[str]:
+        """The streams of which s has taken anything, itself first."""
+        return list(dict.fromkeys([*_named(s), *(q for one, q in self._maps if one in _named(s))]))
+
+    def _ends(self, s: Streams) -> Array:
+        """Where the streams of a concatenation end, but for the last."""
+        return np.cumsum([self.sizes[one] for one in _named(s)])[:-1]
+
+    def _keep(self, s: Streams, changed: Mapping[str, Array]) -> None:
+        """Remember new R^sq (tokens of s, tokens of q), by q."""
+        for q, rows in changed.items():
+            self._maps |= {(one, q): part for one, part in zip(_named(s), np.split(rows, self._ends(s)), strict=True)}
+
+
+def _named(streams: Streams) -> tuple[str, ...]:
+    return (streams,) if isinstance(streams, str) else streams

@@ -3,7 +3,7 @@
 A black, a white and a coloured picture of the same size go the way that the picture goes. Where black and white come
 out different, the picture shows; elsewhere is padding. The coloured one has its column in red and its row in green, so
 what comes out says where it came from. Whatever a processor does (pad, crop, squash, cut into tiles, normalise,
-flatten), nothing about it has to be known; what is no such thing is refused.
+flatten into rows of patches), nothing about it has to be known; what is no such thing is refused.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from padapter.explain.rules import Array
 
 #: Largest distance, in pixels of the model, between where a pixel comes from and a straight line through all of them.
 _STRAIGHT = 1.5
+#: Largest distance between a patch's middle and its place in a grid, in patches.
+_LATTICE = 0.25
 #: Width and height of the smallest picture.
 LEAST = 8
 _OFFSETS, _TOP = 8, 254
@@ -38,10 +40,6 @@ class View:
     box: tuple[float, float, float, float]
     rows: int
     columns: int
-
-    def coarser(self, side: int) -> View:
-        """The same rectangle in squares of ``side`` x ``side`` patches."""
-        return View(self.box, self.rows // side, self.columns // side)
 
     def on_picture(self, grid: Array, width: int, height: int) -> Array:
         """A number per patch as a number per pixel.
@@ -72,7 +70,9 @@ class View:
         return _overlap(top, bottom, self.rows, height), _overlap(left, right, self.columns, width)
 
 
-def measure_views(pixels_of: Callable[[Image.Image], Array], size: tuple[int, int], patch: int) -> list[View]:
+def measure_views(
+    pixels_of: Callable[[Image.Image], Array], size: tuple[int, int], patch: int = 1
+) -> list[View | None]:
     """Find out which rectangles of pictures of one size a model sees.
 
     Args:
@@ -81,27 +81,98 @@ def measure_views(pixels_of: Callable[[Image.Image], Array], size: tuple[int, in
         patch: width and height of a patch, in pixels of the model.
 
     Returns:
-        T views.
+        T views, None for those that show nothing of a picture.
 
     Raises:
         UserError: if the picture is smaller than `LEAST`, or the model does something else to pictures than to crop,
             pad and resize them.
     """
+    black, white, *coloured = _seen(pixels_of, size, _probes(*size))
+    places = np.mean(coloured, axis=0)
+    shape = black.shape[-2] // patch, black.shape[-1] // patch
+    return [
+        _view(black[i], white[i], places[i], size, shape) if (white[i] > black[i]).any() else None
+        for i in range(len(black))
+    ]
+
+
+def measure_rows(pixels_of: Callable[[Image.Image], Array], size: tuple[int, int]) -> Array:
+    """Find out where the patches of pictures of one size lie that a model gets as rows of numbers.
+
+    Which numbers of a row are red and which green is measured too: by a red picture and a green one.
+
+    Args:
+        pixels_of: a picture as the model gets it, (n, numbers): pixels of patch after patch, in any order.
+        size: (width, height) of the picture.
+
+    Returns:
+        (n, 2), x and y of each patch's middle in pixels of the picture; NaN for rows that show nothing of it.
+
+    Raises:
+        UserError: as `measure_views`.
+    """
     width, height = size
+    pure = [np.full((height, width, 3), 255 * np.eye(3, dtype=np.uint8)[i], np.uint8) for i in (0, 1)]
+    red, green, black, white, *coloured = _seen(pixels_of, size, [*pure, *_probes(width, height)])
+    contrast = white - black
+    shows = contrast > 0.5 * contrast.max()
+    centres = np.full((len(black), 2), np.nan)
+    for axis, (colour, length) in enumerate(((red, width), (green, height))):
+        # Of this colour, and of no other: a grey picture would be of all.
+        chosen = shows & (colour - black > 0.9 * contrast)
+        level = 255 / _TOP * (np.mean(coloured, axis=0) - black) / np.where(chosen, contrast, 1.0)
+        count = chosen.sum(axis=1)
+        share = np.divide((level * chosen).sum(axis=1), count, out=np.full(len(black), np.nan), where=count > 0)
+        centres[:, axis] = share * (length - 1) + 0.5
+    return centres
+
+
+def lattice(centres: Array) -> tuple[View, NDArray[np.int64], NDArray[np.int64]]:
+    """The rectangle whose patches have these middles.
+
+    Args:
+        centres: (n, 2), x and y.
+
+    Returns:
+        The view, and row and column of each, (n,).
+
+    Raises:
+        UserError: if they are not those of a grid, every place taken once.
+    """
+    numbers, edges, regular = [], [], True
+    for values in centres.T:
+        gaps = np.diff(np.sort(values))
+        wide = gaps > gaps.max(initial=0.0) / 2
+        means = np.array([group.mean() for group in np.split(np.sort(values), np.flatnonzero(wide) + 1)])
+        place = np.abs(values[:, None] - means[None]).argmin(axis=1)
+        slope, start = np.polyfit(np.arange(len(means)) + 0.5, means, 1) if len(means) > 1 else (0.0, 0.0)
+        regular &= slope > 0 and bool(np.abs(values - (slope * (place + 0.5) + start)).max() < _LATTICE * slope)
+        numbers.append(place)
+        edges.append((float(start), float(slope * len(means) + start), len(means)))
+    (left, right, columns), (top, bottom, rows) = edges
+    places = np.unique(numbers[1] * columns + numbers[0])
+    if not regular or not len(places) == len(centres) == rows * columns:
+        raise UserError(f"the picture's {len(centres)} patches do not make a grid of at least 2 x 2.")
+    return View((left, top, right, bottom), rows, columns), numbers[1], numbers[0]
+
+
+def _seen(
+    pixels_of: Callable[[Image.Image], Array], size: tuple[int, int], probes: list[NDArray[np.uint8]]
+) -> list[Array]:
+    """What the model gets of the probes; the last are those of `_probes`."""
     if min(size) < LEAST:
         raise UserError(
-            f"the picture is {width} x {height} pixels, too small to tell places in it: give one of {LEAST}."
+            f"the picture is {size[0]} x {size[1]} pixels, too small to tell places in it: give one of {LEAST}."
         )
-    black, white, *coloured = (pixels_of(Image.fromarray(colours)) for colours in _probes(width, height))
-    if len({found.shape for found in (black, white, *coloured)}) > 1:
+    found = [pixels_of(Image.fromarray(colours)) for colours in probes]
+    if len({one.shape for one in found}) > 1:
         raise UserError(
             "the model's processor makes of pictures of one size what differs in size; it cannot be followed."
         )
-    places = np.mean(coloured, axis=0)
-    return [
-        _view(black[i], white[i], places[i], size, (black.shape[-2] // patch, black.shape[-1] // patch))
-        for i in range(len(black))
-    ]
+    black, white = found[-_OFFSETS - 2], found[-_OFFSETS - 1]
+    if not (white > black).any():
+        raise UserError("the model's processor makes black and white pictures alike; it cannot be followed.")
+    return found
 
 
 def _probes(width: int, height: int) -> list[NDArray[np.uint8]]:
@@ -120,8 +191,8 @@ def _view(black: Array, white: Array, places: Array, size: tuple[int, int], grid
     """One view from (3, h, w) of each probe."""
     contrast = white - black
     shows = (contrast > 0.9 * contrast.max(axis=(1, 2), keepdims=True)).all(axis=0)  # (h, w)
-    if not contrast.max() > 0 or not shows.any():
-        raise UserError("the model's processor makes black and white pictures alike; it cannot be followed.")
+    if not shows.any():
+        raise UserError("the model's processor leaves no place with all three colours; it cannot be followed.")
     level = 255 * (places - black) / np.where(shows, contrast, 1.0)
     share = np.where(shows, level / _TOP, np.nan)  # of the way from edge to edge
     across = _line(np.nanmean(np.where(shows.any(axis=0), share[0], 0.0), axis=0), shows.any(axis=0), size[0])

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from padapter.functional._arguments import Degree, check_graph, check_p_laplacian
-from padapter.functional.fused.operators import attention_degrees, p_laplacian_forward
+from padapter.functional.fused.directly import p_laplacian_context
+from padapter.functional.fused.operators import attention_degrees
 
 
 def fused_p_laplacian_attention(
@@ -88,7 +89,7 @@ def fused_p_laplacian_attention(
     if isinstance(mu, Tensor) or mu != 0.0:
         restart = 2 * _per_head(mu, query, heads) / p_h
     relative = (4 + math.sqrt(width)) * torch.finfo(torch.float32).eps
-    context, *_ = p_laplacian_forward(
+    context = p_laplacian_context(
         query, key, summed, node_query, near_query, near_value, p_h, restart, constant if distances else None, mask,
         seed, scale, is_causal, distances, relative, least, float(dropout_p), native,
     )  # fmt: skip

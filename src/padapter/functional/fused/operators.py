@@ -77,9 +77,7 @@ def p_laplacian_forward(
         dropout_p,
     )
     if native:
-        context, statistics = processor.forward(inputs)
-        if context.stride(1) > context.shape[-1]:
-            context = _new_context(query, value, native).copy_(context)
+        context, statistics = forward_natively(inputs)
         return context, *statistics
     out, statistics = _new_context(query, value, native), Statistics.empty(query, key.shape[2], sizes=False)
     forward_plan(_scores(query, key, mask, scale, causal), _features(inputs), out, statistics[:3]).run()
@@ -131,13 +129,35 @@ def p_laplacian_backward(
         dropout_p,
     )
     statistics = Statistics(row_max, row_log, log_total, x_sizes, y_sizes)
-    with without_autocast(query.device):  # somebody's backward may run under it
-        if native:
-            found = processor.backward(inputs, upstream, out, statistics, columns)
-        else:
+    if native:
+        gradients = backward_natively(inputs, upstream, out, statistics, columns)
+    else:
+        with without_autocast(query.device):
             found = _backward_by_kernels(inputs, readable(upstream), out, statistics[:3], columns)
+        gradients = _as_given(found, inputs)
+    return tuple(_none(query) if gradient is None else gradient.contiguous() for gradient in gradients)
+
+
+def forward_natively(inputs: Inputs) -> tuple[Tensor, Statistics]:
+    """Context (B, H, N1, dh) in float32, and `Statistics`, by the C library."""
+    context, statistics = processor.forward(inputs)
+    if context.stride(1) > context.shape[-1]:
+        context = _new_context(inputs.query, inputs.value, native=True).copy_(context)
+    return context, statistics
+
+
+def backward_natively(
+    inputs: Inputs, upstream: Tensor, out: Tensor, statistics: Statistics, columns: bool
+) -> tuple[Tensor | None, ...]:
+    """Gradients of all eight inputs but the mask, in their order, by the C library; None where there is none."""
+    with without_autocast(inputs.query.device):  # somebody's backward may run under it
+        return _as_given(processor.backward(inputs, upstream, out, statistics, columns), inputs)
+
+
+def _as_given(found: Gradients, inputs: Inputs) -> tuple[Tensor | None, ...]:
+    """Gradients in the shapes and dtypes of what they are of."""
     return tuple(
-        _none(query) if gradient is None or given is None else _shared(gradient, given).to(given.dtype).contiguous()
+        None if gradient is None or given is None else _shared(gradient, given).to(given.dtype)
         for gradient, given in zip(found, inputs.differentiable(), strict=True)
     )
 

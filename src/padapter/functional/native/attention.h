@@ -39,6 +39,7 @@ typedef struct {
 #endif
 #define PANEL (2 * LANES) /* columns that are computed together: two registers */
 #define ROWS 6            /* rows that are computed together */
+#define TALL (2 * ROWS)   /* the same, of one register */
 
 typedef float Floats __attribute__((vector_size(4 * LANES)));
 typedef int Ints __attribute__((vector_size(4 * LANES)));
@@ -59,16 +60,26 @@ static inline Floats larger(Floats a, Floats b) { return (Floats)_mm256_max_ps((
 static inline Floats larger(Floats a, Floats b) { return either(a > b, a, b); } /* b if either is NaN */
 #endif
 
+static inline Floats smaller(Floats a, Floats b) { return either(a < b, a, b); }
+
+/* The first n of LANES numbers, zeros behind them; and back. */
+static inline Floats take(const float *from, long n)
+{
+    if (n >= LANES) return load(from);
+    Floats v = {0};
+    for (long lane = 0; lane < n; lane++) v[lane] = from[lane];
+    return v;
+}
+static inline void put(float *to, long n, Floats v)
+{
+    if (n >= LANES) store(to, v);
+    for (long lane = 0; n < LANES && lane < n; lane++) to[lane] = v[lane];
+}
+
 static inline float sum_of(Floats v) {
     float sum = 0;
     for (int i = 0; i < LANES; i++) sum += v[i];
     return sum;
-}
-
-static inline float largest_of(Floats v) {
-    float largest = v[0];
-    for (int i = 1; i < LANES; i++) largest = v[i] > largest ? v[i] : largest;
-    return largest;
 }
 
 /* e^x for x <= 88, 0 below -87.3 (the smallest normal number), NaN for NaN: 2^n e^r with |r| <= log(2) / 2. What is left of

@@ -33,31 +33,30 @@ static Key key_of_pair(const Problem *it, long pair)
     return child_of((Key){(unsigned)seed, (unsigned)(seed >> 32)}, (unsigned)pair);
 }
 
-/* What is dropped of one row of weights. */
+/* What is dropped of LANES rows of weights. */
 typedef struct {
-    Key key;
+    Words first, second;
     int below;
     float factor;
 } Drops;
 
 static Drops drops_of(const Problem *it, Key pair, long row)
 {
-    return (Drops){child_of(pair, (unsigned)row), (int)it->below, it->factor};
+    Drops found = {{0}, {0}, (int)it->below, it->factor};
+    for (int lane = 0; lane < LANES; lane++) {
+        Key key = child_of(pair, (unsigned)(row + lane));
+        found.first[lane] = key.first;
+        found.second[lane] = key.second;
+    }
+    return found;
 }
 
-/* The factors of LANES weights of a row, from column j on: 0 where one is dropped. */
-static inline Floats factors_of(Drops row, long j)
+/* The factors of the weights of these rows in column j: 0 where one is dropped. */
+static inline Floats factors_of(const Drops *rows, long j)
 {
-    Words number;
-    for (int lane = 0; lane < LANES; lane++) number[lane] = (unsigned)lane * STEP;
-    number += (unsigned)j * STEP;
-    SCRAMBLE(number, row.key);
-    return (Floats)(((Ints)(number >> 1) >= row.below) & (Ints)all(row.factor));
-}
-
-static void drop(Drops row, long columns, float *weights)
-{
-    for (long j = 0; j < columns; j += LANES) store(weights + j, load(weights + j) * factors_of(row, j));
+    Words number = (Words){0} + (unsigned)j * STEP;
+    SCRAMBLE(number, *rows);
+    return (Floats)(((Ints)(number >> 1) >= rows->below) & (Ints)all(rows->factor));
 }
 
 #endif

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
 
 from padapter.functional.fused.contract import Gradients, Inputs, Statistics
 from padapter.functional.native.library import load
@@ -16,6 +17,9 @@ _LARGEST_INVERSE = 44.36
 
 #: Products of two numbers that take about as long as waking another thread.
 _WORTH_A_THREAD = 1 << 19
+
+#: R R^T by R, with R's version at that time.
+_SQUARES: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
 
 class _View(ctypes.Structure):
@@ -73,7 +77,7 @@ def backward(inputs: Inputs, upstream: Tensor, out: Tensor, statistics: Statisti
     Raises:
         MemoryError: as `forward`.
     """
-    problem, keep = _problem(inputs, None if inputs.metric is None else inputs.metric @ inputs.metric.mT)
+    problem, keep = _problem(inputs, None if inputs.metric is None else _squared(inputs.metric))
     B, H = inputs.query.shape[:2]
     restarts, near = inputs.restart is not None, inputs.distances
     rows = {"d_query": (inputs.query, problem.N1, problem.DK)}
@@ -86,7 +90,7 @@ def backward(inputs: Inputs, upstream: Tensor, out: Tensor, statistics: Statisti
         rows["d_value"] = (inputs.value, problem.N2, problem.DH)
         if near and inputs.near_value is not None:
             rows["d_y"] = (inputs.near_value, problem.N2, problem.DH)
-    found = {name: _fresh(inputs.query, B, H, nodes, width) for name, (_, nodes, width) in rows.items()}
+    found = {name: _fresh(given, B, H, nodes, width) for name, (given, nodes, width) in rows.items()}
     # Gradients of features that stand for others are added to theirs.
     node = found.get("d_node", found["d_query"])
     x, y = found.get("d_x", node), found.get("d_y", found.get("d_value"))
@@ -123,7 +127,8 @@ def _problem(inputs: Inputs, metric: Tensor | None) -> tuple[_Problem, list[Any]
     tensors = {name: readable(it) for name, it in zip(_VIEWS, (query, key, value, node, x, y), strict=False)}
     if metric is not None:
         short = -metric.shape[-1] % panel
-        tensors["metric"] = _readable(torch.nn.functional.pad(metric, (0, short, 0, short))).unsqueeze(0)
+        squares = torch.nn.functional.pad(metric, (0, short, 0, short)) if short else metric
+        tensors["metric"] = _readable(squares).unsqueeze(0)
     tensors["mask"] = None if inputs.mask is None else _added(inputs.mask, N2).expand(B, H, N1, N2)
     problem = _Problem()
     _point(problem, **tensors)
@@ -143,8 +148,19 @@ def _problem(inputs: Inputs, metric: Tensor | None) -> tuple[_Problem, list[Any]
     return problem, [tensors, numbers]
 
 
+def _squared(metric: Tensor) -> Tensor:
+    """R R^T (H, dh, dh), kept as long as R stays what it is: a frozen projection has the same in every step."""
+    known = _SQUARES.get(metric)
+    if known is None or known[0] != metric._version:
+        known = (metric._version, metric @ metric.mT)
+        _SQUARES[metric] = known
+    return known[1]
+
+
 def _fresh(like: Tensor, *shape: int) -> Tensor:
-    tensor = like.new_empty(shape, dtype=torch.float32)
+    """Without content; heads side by side where they are in ``like``, so that what made it need not copy a gradient."""
+    order = (0, 2, 1, 3) if like.stride(1) < like.stride(2) else (0, 1, 2, 3)
+    tensor = torch.empty_permuted(shape, order, dtype=torch.float32, device=like.device)
     load().padapter_prepare(tensor.data_ptr(), tensor.nbytes)
     return tensor
 

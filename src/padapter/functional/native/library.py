@@ -16,7 +16,7 @@ from pathlib import Path
 
 from padapter.cache import cache_folder
 
-_SOURCES = ("attention.c", "attention.h", "dropout.h", "products.h", "room.h", "threads.h")
+_SOURCES = ("attention.c", "attention.h", "dropout.h", "products.h", "room.h", "scores.h", "threads.h")
 _OPTIONS = ("-std=gnu11", "-O3", "-fno-math-errno", "-fno-trapping-math", "-pthread", "-shared", "-fPIC")
 # What a compiler calls "for this processor"; ARM's spell it differently.
 _TUNING = ("-march=native", "-mcpu=native")

@@ -1,90 +1,84 @@
-/* Products of small matrices, with one operand laid out in panels: PANEL columns side by side, row after row. */
+/* Products of small matrices. Whatever a vector's width is, sums run over k in one order. */
 
 #ifndef PADAPTER_PRODUCTS_H
 #define PADAPTER_PRODUCTS_H
 
 #include "attention.h"
 
-/* C (rows, PANEL) = A B, or += A B, with A's element (i, k) at a[i * ai + k * ak] and rows of B at b + k * bk. */
+/* C (rows, vectors * LANES) = A B, or += A B, with A's element (i, k) at a[i * ai + k * ak] and rows of B at b + k * bk. */
 static inline __attribute__((always_inline)) void tile(
-    const int rows, long depth, const float *a, long ai, long ak, const float *b, long bk, float *c, long ci, int add)
+    const int rows, const int vectors, long depth, const float *a, long ai, long ak, const float *b, long bk, float *c,
+    long ci, int add)
 {
-    Floats left[ROWS], right[ROWS];
-#pragma GCC unroll 6
-    for (int i = 0; i < rows; i++) {
-        left[i] = add ? load(c + i * ci) : (Floats){0};
-        right[i] = add ? load(c + i * ci + LANES) : (Floats){0};
-    }
+    Floats sums[TALL][2];
+#pragma GCC unroll 12
+    for (int i = 0; i < rows; i++)
+#pragma GCC unroll 2
+        for (int v = 0; v < vectors; v++) sums[i][v] = add ? load(c + i * ci + v * LANES) : (Floats){0};
     for (long k = 0; k < depth; k++) {
-        Floats b0 = load(b + k * bk), b1 = load(b + k * bk + LANES);
-#pragma GCC unroll 6
+        Floats right[2];
+#pragma GCC unroll 2
+        for (int v = 0; v < vectors; v++) right[v] = load(b + k * bk + v * LANES);
+#pragma GCC unroll 12
         for (int i = 0; i < rows; i++) {
             Floats x = all(a[i * ai + k * ak]);
-            left[i] += x * b0;
-            right[i] += x * b1;
+#pragma GCC unroll 2
+            for (int v = 0; v < vectors; v++) sums[i][v] += x * right[v];
         }
     }
-#pragma GCC unroll 6
-    for (int i = 0; i < rows; i++) {
-        store(c + i * ci, left[i]);
-        store(c + i * ci + LANES, right[i]);
-    }
+#pragma GCC unroll 12
+    for (int i = 0; i < rows; i++)
+#pragma GCC unroll 2
+        for (int v = 0; v < vectors; v++) store(c + i * ci + v * LANES, sums[i][v]);
 }
 
-static inline __attribute__((always_inline)) void tiles(
+#define CASE(rows, vectors)                                                                                            \
+    case rows: tile(rows, vectors, depth, a, ai, ak, b, bk, c, ci, add); break;
+
+/* Up to ROWS rows of PANEL columns. */
+static inline __attribute__((always_inline)) void wide_tile(
+    long rows, long depth, const float *a, long ai, long ak, const float *b, long bk, float *c, long ci, int add)
+{
+    switch (rows) { CASE(6, 2) CASE(5, 2) CASE(4, 2) CASE(3, 2) CASE(2, 2) CASE(1, 2) }
+}
+
+/* Up to TALL rows of LANES columns. */
+static inline __attribute__((always_inline)) void tall_tile(
     long rows, long depth, const float *a, long ai, long ak, const float *b, long bk, float *c, long ci, int add)
 {
     switch (rows) {
-    case 6: tile(6, depth, a, ai, ak, b, bk, c, ci, add); break;
-    case 5: tile(5, depth, a, ai, ak, b, bk, c, ci, add); break;
-    case 4: tile(4, depth, a, ai, ak, b, bk, c, ci, add); break;
-    case 3: tile(3, depth, a, ai, ak, b, bk, c, ci, add); break;
-    case 2: tile(2, depth, a, ai, ak, b, bk, c, ci, add); break;
-    case 1: tile(1, depth, a, ai, ak, b, bk, c, ci, add); break;
+        CASE(12, 1) CASE(11, 1) CASE(10, 1) CASE(9, 1) CASE(8, 1) CASE(7, 1)
+        CASE(6, 1) CASE(5, 1) CASE(4, 1) CASE(3, 1) CASE(2, 1) CASE(1, 1)
     }
 }
 
 static inline long least_of(long a, long b) { return a < b ? a : b; }
 
-/* C (n, columns) = A (n, depth) B, or += A B; B is `panels` of (depth, PANEL), one after the other. */
-static void times_panels(
-    long n, long depth, long columns, const float *a, long ai, const float *panels, float *c, long ci, int add)
+/* C (n, columns) = A B, or += A B, where n is large and B stays in the first cache. Columns are multiples of LANES. */
+static void flat_product(
+    long n, long depth, long columns, const float *a, long ai, long ak, const float *b, long bk, float *c, long ci, int add)
 {
-    const long chunk = 256; /* rows of a panel that stay in the first cache */
-    for (long column = 0; column < columns; column += PANEL) {
-        const float *panel = panels + column * depth;
-        for (long k = 0; k < depth; k += chunk) {
-            long deep = least_of(chunk, depth - k);
+    const long whole = columns / PANEL * PANEL;
+    for (long i = 0; whole && i < n; i += ROWS)
+        for (long column = 0; column < whole; column += PANEL)
+            wide_tile(least_of(ROWS, n - i), depth, a + i * ai, ai, ak, b + column, bk, c + i * ci + column, ci, add);
+    for (long i = 0; whole < columns && i < n; i += TALL)
+        tall_tile(least_of(TALL, n - i), depth, a + i * ai, ai, ak, b + whole, bk, c + i * ci + whole, ci, add);
+}
+
+/* C (n, columns) = A B, or += A B, where the depth is large. Columns are multiples of PANEL. */
+static void deep_product(
+    long n, long depth, long columns, const float *a, long ai, long ak, const float *b, long bk, float *c, long ci, int add)
+{
+    const long chunk = 128; /* rows of a panel of B that stay in the first cache */
+    for (long column = 0; column < columns; column += PANEL)
+        for (long k = 0; k < depth; k += chunk)
             for (long i = 0; i < n; i += ROWS)
-                tiles(least_of(ROWS, n - i), deep, a + i * ai + k, ai, 1, panel + k * PANEL, PANEL, c + i * ci + column,
-                      ci, add || k > 0);
-        }
-    }
+                wide_tile(least_of(ROWS, n - i), least_of(chunk, depth - k), a + i * ai + k * ak, ai, ak,
+                          b + k * bk + column, bk, c + i * ci + column, ci, add || k > 0);
 }
 
-/* Rows (m, width) as panels of (m, PANEL). */
-static void pack(long m, long width, const float *rows, long stride, float *panels)
-{
-    for (long column = 0; column < width; column += PANEL)
-        for (long j = 0; j < m; j++, panels += PANEL) {
-            store(panels, load(rows + j * stride + column));
-            store(panels + LANES, load(rows + j * stride + column + LANES));
-        }
-}
-
-/* C (m, columns) = A^T B, or += A^T B, with A (n, m) and B (n, columns) in plain rows. B is packed first, into `panels`:
-   rows that lie far apart, in steps of a power of 2, would push each other out of the first cache. */
-static void transposed_times(
-    long m, long n, long columns, const float *a, long an, const float *b, long bn, float *panels, float *c, long cm,
-    int add)
-{
-    pack(n, columns, b, bn, panels);
-    for (long j = 0; j < m; j += ROWS)
-        for (long column = 0; column < columns; column += PANEL)
-            tiles(least_of(ROWS, m - j), n, a + j, 1, an, panels + column * n, PANEL, c + j * cm + column, cm, add);
-}
-
-/* Eight rows of eight numbers, transposed. */
+/* Up to eight rows of eight numbers, transposed; zeros for those that are missing. */
 typedef float Eight __attribute__((vector_size(32)));
 typedef float UnalignedEight __attribute__((vector_size(32), aligned(4), may_alias));
 typedef int Order __attribute__((vector_size(32)));
@@ -94,11 +88,11 @@ typedef int Order __attribute__((vector_size(32)));
 #define MIX(a, b, ...) __builtin_shuffle(a, b, (Order){__VA_ARGS__})
 #endif
 
-static inline void transpose_eight(const float *from, long stride, float *to, long gap)
+static inline void transpose_eight(const float *from, long rows, long stride, float *to, long gap)
 {
     Eight r[8], s[8];
 #pragma GCC unroll 8
-    for (int i = 0; i < 8; i++) r[i] = (Eight) * (const UnalignedEight *)(from + i * stride);
+    for (int i = 0; i < 8; i++) r[i] = i < rows ? (Eight) * (const UnalignedEight *)(from + i * stride) : (Eight){0};
 #pragma GCC unroll 4
     for (int i = 0; i < 8; i += 2) {
         s[i] = MIX(r[i], r[i + 1], 0, 8, 1, 9, 4, 12, 5, 13);
@@ -118,19 +112,25 @@ static inline void transpose_eight(const float *from, long stride, float *to, lo
     }
 }
 
-/* Rows (m, width) as panels of their transpose, (width, PANEL); zeros behind the last row. Widths are multiples of 8. */
-static void pack_transposed(long m, long width, const float *rows, long stride, float *panels)
+/* Rows (m, columns) transposed, to (columns, gap); zeros from column m to the next multiple of LANES. */
+static void transpose(long m, long columns, const float *rows, long stride, float *to, long gap)
 {
-    for (long first = 0; first < m; first += PANEL, panels += width * PANEL)
-        for (long j = 0; j < PANEL; j += 8)
-            for (long k = 0; k < width; k += 8)
-                if (first + j + 8 <= m)
-                    transpose_eight(rows + (first + j) * stride + k, stride, panels + k * PANEL + j, PANEL);
-                else
-                    for (long i = 0; i < 64; i++) {
-                        long row = first + j + i / 8;
-                        panels[(k + i % 8) * PANEL + j + i / 8] = row < m ? rows[row * stride + k + i % 8] : 0.0f;
-                    }
+    const long end = (m + LANES - 1) / LANES * LANES;
+    for (long i = 0; i < end; i += 8)
+        for (long k = 0; k < columns; k += 8)
+            if (k + 8 <= columns)
+                transpose_eight(rows + i * stride + k, m - i, stride, to + k * gap + i, gap);
+            else
+                for (long row = i; row < i + 8; row++)
+                    for (long column = k; column < least_of(k + 8, columns); column++)
+                        to[column * gap + row] = row < m ? rows[row * stride + column] : 0.0f;
+}
+
+/* Rows (m, width), side by side. Widths are multiples of LANES. */
+static void copy(long m, long width, const float *rows, long stride, float *to)
+{
+    for (long j = 0; j < m; j++)
+        for (long k = 0; k < width; k += LANES) store(to + j * width + k, load(rows + j * stride + k));
 }
 
 #endif

@@ -1,0 +1,64 @@
+"""The C library's kernels without the dispatcher, which takes longer than they do where a call is small.
+
+An operator of PyTorch passes some ten layers of Python in each direction, of which only the compiler, dispatch modes
+and tensor subclasses make any use. Where there are none of these, a function of autograd calls the same kernels.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import Parameter
+
+from padapter.functional.fused import operators
+from padapter.functional.fused.contract import Inputs, Statistics
+
+#: Arguments of the operator that are tensors, and those that have gradients: see `operators`.
+_TENSORS, _DIFFERENTIABLE = 11, 8
+
+
+def p_laplacian_context(*arguments: Any) -> Tensor:
+    """Compute the context (B, H, N1, dh) by ``padapter::p_laplacian_forward``, or natively without the dispatcher.
+
+    Args:
+        arguments: those of the operator, in its order.
+    """
+    if _needs_operator(arguments):
+        context: Tensor = operators.p_laplacian_forward(*arguments)[0]
+        return context
+    found: Tensor = _Native.apply(*arguments)
+    return found
+
+
+def _needs_operator(arguments: tuple[Any, ...]) -> bool:
+    native = arguments[-1]
+    if not native or torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0:
+        return True
+    return any(type(it) is not Tensor and type(it) is not Parameter for it in arguments[:_TENSORS] if it is not None)
+
+
+class _Native(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *arguments: Any) -> Tensor:
+        context, statistics = operators.forward_natively(Inputs(*arguments[:-1]))
+        ctx.save_for_backward(*arguments[:_TENSORS], context, *statistics)
+        ctx.numbers = arguments[_TENSORS:-1]
+        ctx.set_materialize_grads(False)
+        return context
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor | None) -> tuple[Tensor | None, ...]:
+        nothing = (None,) * (_TENSORS + len(ctx.numbers) + 1)
+        if upstream is None:
+            return nothing
+        saved, wanted = ctx.saved_tensors, ctx.needs_input_grad[:_DIFFERENTIABLE]
+        inputs = Inputs(*saved[:_TENSORS], *ctx.numbers)
+        columns = wanted[1] or wanted[2] or wanted[5]
+        out, statistics = saved[_TENSORS], Statistics(*saved[_TENSORS + 1 :])
+        found = operators.backward_natively(inputs, upstream, out, statistics, columns)
+        kept = (gradient if want else None for gradient, want in zip(found, wanted, strict=True))
+        return (*kept, *nothing[_DIFFERENTIABLE:])

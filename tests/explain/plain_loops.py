@@ -1,0 +1,39 @@
+"""Equations of relevance and products of matrices, with lists and loops."""
+
+from __future__ import annotations
+
+
+def bar(weights, gradient):
+    """Equation (5), entry by entry."""
+    heads, rows, columns = weights.shape
+    return [
+        [sum(max(weights[h, i, j] * gradient[h, i, j], 0.0) for h in range(heads)) / heads for j in range(columns)]
+        for i in range(rows)
+    ]
+
+
+def times(a, b):
+    return [[sum(a[i][k] * b[k][j] for k in range(len(b))) for j in range(len(b[0]))] for i in range(len(a))]
+
+
+def plus(a, b):
+    return [[x + y for x, y in zip(*rows, strict=True)] for rows in zip(a, b, strict=True)]
+
+
+def eye(n):
+    return [[float(i == j) for j in range(n)] for i in range(n)]
+
+
+def bar_of(r):
+    """Equations (8)-(9), entry by entry."""
+    n = len(r)
+    found = eye(n)
+    for i in range(n):
+        hat = [r[i][j] - float(i == j) for j in range(n)]
+        for j in range(n):
+            found[i][j] += hat[j] / sum(hat) if sum(hat) > 0 else 0.0
+    return found
+
+
+def transposed(a):
+    return [list(row) for row in zip(*a, strict=True)]
