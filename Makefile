@@ -13,7 +13,7 @@ help:
 	@echo "make test      the whole test suite, offline"
 	@echo "make test-slow tests that take minutes"
 	@echo "make test-gpu  tests of the GPU kernels, compiled, on a machine that has one"
-	@echo "make test-browser  click through the demo page; needs chromium"
+	@echo "make test-browser  click through the pages of demo and explain; needs chromium"
 	@echo "make lint      ruff and mypy"
 	@echo "make format    let ruff rewrite the files"
 	@echo "make bench     measure, on quiet cores; fills docs/performance.md"
@@ -41,7 +41,7 @@ test-gpu: $(READY)
 
 test-browser: $(READY)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[demo,browser]"
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m slow tests/demo
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m slow -rs tests/demo tests/explain/test_explain_browser.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

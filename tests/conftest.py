@@ -4,7 +4,9 @@ import copy
 import functools
 import gc
 import os
+import shutil
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jinja2
 import pytest
@@ -104,3 +106,17 @@ def tiny_blip(_tiny_blip: BlipForConditionalGeneration) -> BlipForConditionalGen
 def fresh_blip(_tiny_blip: BlipForConditionalGeneration) -> Callable[[], BlipForConditionalGeneration]:
     """Makes further copies of `tiny_blip`."""
     return lambda: copy.deepcopy(_tiny_blip)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Chromium, driven by playwright."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs the extra [browser]")
+    programs = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    program = next(filter(None, map(shutil.which, programs)), None)
+    if program is None:
+        pytest.skip("needs chromium")
+    with playwright.sync_playwright() as running:
+        opened = running.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield opened
+        opened.close()

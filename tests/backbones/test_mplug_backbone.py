@@ -322,12 +322,14 @@ def test_kept_features_give_the_same_numbers(fresh, name, images, tmp_path):
     assert losses[0] == losses[1] == pytest.approx(loss(plain.backbone), rel=1e-2)
 
 
-def test_features_of_an_encoder_with_dropout_are_not_kept(fresh, tmp_path):
+def test_features_of_an_encoder_with_dropout_are_kept_for_answers_only(fresh, tmp_path):
     case = fresh("vqa")
     case.backbone.base_model.vision_model.config.attention_dropout = 0.1
     case.backbone.model.requires_grad_(False)
-    with pytest.raises(UserError, match=r"--cache-features: .*dropout.*attention_dropout.*config\.json"):
+    with pytest.raises(UserError, match=r"\(attention_dropout 0\.1 of vision_config.*config\.json.*--image-dropout 0"):
         case.backbone.cache_features(tmp_path, precision="fp32", training=True)
+    case.backbone.cache_features(tmp_path, precision="fp32", training=False)
+    assert case.backbone.features is not None
 
 
 def test_the_frozen_image_encoder_builds_no_graph(fresh, images):

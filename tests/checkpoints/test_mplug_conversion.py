@@ -92,12 +92,17 @@ def test_every_layout_gives_the_model_that_the_file_describes(layout_name, state
     tokenizer = AutoProcessor.from_pretrained(tmp_path / "out").tokenizer
     assert (tokenizer("red").input_ids[-1] == tokenizer.sep_token_id) is (layout_name == "modelscope")
     assert f"questions end with{'' if layout_name == 'modelscope' else 'out'} [SEP]" in done.format()
+    drop = 0.0 if layout_name == "modelscope" else 0.1
+    assert model.config.vision_config.attention_dropout == drop
+    assert f"in training the image encoder drops {drop:g} of its attention weights" in done.format()
     origin = json.loads((tmp_path / "out" / "conversion.json").read_text())
     assert origin["left_behind"] == dict(done.dropped)
 
 
 def test_captioning_alone(state, tmp_path):
-    done = convert(tmp_path, state, arrangement="caption")
+    done = convert(tmp_path, state, arrangement="caption", image_dropout=0.0)
+    written = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert written["vision_config"]["attention_dropout"] == 0.0
     model = MPlugForConditionalGeneration.from_pretrained(tmp_path / "out", dtype="auto")
     assert done.dropped["text encoder and fusion network"] > 0
     pixels, (ids, _) = pictures(SIZES, 2), texts(SIZES, [4, 4])

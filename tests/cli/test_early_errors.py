@@ -47,10 +47,46 @@ def words(data, tmp_path_factory):
         ([*base, "--candidates", root / "missing"], "--candidates: cannot read"),
         (["--model", "./missing", "--task", "vqa", "--data", vqa], "--model: there is no such folder"),
     ]
+    (root / "run").mkdir()
+    (root / "run" / "config.yaml").write_text("task: vqa\nmodel: shapes-blip\ntrain: t\noutput: o\n")
+    train = ["train", "--task", "vqa", "--model", "shapes-blip", "--train", vqa, "--output", root / "new"]
+    recipe = {
+        "base": {"model": "shapes-blip", "max_steps": 1, "learning_rate": 0.1},
+        "benchmarks": {"one": {"task": "vqa", "train": str(vqa), "eval": str(vqa)}},
+        "methods": {"lora": None},
+    }
+
+    def compare(name, **changes):
+        (root / f"{name}.yaml").write_text(json.dumps(recipe | changes))
+        return ["compare", root / f"{name}.yaml", "--output", root / "compared"]
+
     submit = ["submit", str(root / "missing"), "--format", "vqav2", "--data", vqa]
     return [
         *((["eval", *given], message) for given, message in both),
         *((["predict", *given], message) for given, message in both),
+        ([*train, "--train", root / "missing.jsonl"], "missing.jsonl: no such file or folder"),
+        ([*train, "--eval", vqa, "--eval-split", "dev"], "has no split 'dev'"),
+        ([*train, "--task", "vqaa"], "Unknown task 'vqaa'"),
+        ([*train, "--task", "entailment"], "rows cannot be used"),
+        ([*train, "--prompt", "Say:"], "--prompt: The prompt template 'Say:' has no place for the question"),
+        ([*train, "--method", "p-adaptor"], "unknown method 'p-adaptor'. Did you mean 'p-adapter'?"),
+        ([*train, "--method", "iia3"], "unknown method 'iia3'. Did you mean 'ia3'?"),
+        ([*train, "--method", "qlora"], "unknown method 'qlora'"),
+        ([*train, "--set", "pp=2"], "method 'p-adapter' has no option 'pp'. Did you mean 'p'?"),
+        ([*train, "--method", "lora", "--set", "r=four"], "method 'lora', option 'r': 'four' is not a whole number"),
+        ([*train, "--model", "./missing"], "--model: there is no such folder: ./missing"),
+        ([*train, "--output", root / "run"], "run is not empty; choose another folder, give --resume"),
+        ([*train, "--output", root / "there"], "--output:"),
+        ([*train, "--output", root / "there" / "below"], "--output:"),
+        ([*train, "--output", root / "run", "--resume"], "was started with other options: --train was 't'"),
+        (["compare", root / "missing.yaml", "--output", root / "compared"], "missing.yaml"),
+        ([*compare("good"), "--only", "two"], "--only: 'two' is neither a benchmark nor a method"),
+        ([*compare("good")[:-1], root / "there"], "--output:"),
+        (compare("task", benchmarks={"one": recipe["benchmarks"]["one"] | {"task": "vqaa"}}), "Unknown task 'vqaa'"),
+        (compare("name", methods={"lara": None}), "lara on one: unknown method 'lara'. Did you mean 'lora'?"),
+        (compare("set", methods={"p-adapter": {"method": "p-adapter:pp=1"}}), "has no option 'pp'"),
+        (compare("data", benchmarks={"one": recipe["benchmarks"]["one"] | {"eval": "no.csv"}}), "no.csv: no such file"),
+        (compare("model", base=recipe["base"] | {"model": "./missing"}), "--model: there is no such folder: ./missing"),
         (["eval", *base, "--output", root / "scored"], "already holds results"),
         (["eval", *base, "--rule", "strict"], "is no rule of task 'vqa'"),
         (["predict", *base, "--output", root / "there"], "exists; choose another file or give --overwrite"),

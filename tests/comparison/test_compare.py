@@ -33,7 +33,7 @@ tune: {learning_rate: {lora: [0.01, 0.1], p-adapter: [0.01]}, max_steps: 1}
 @pytest.fixture
 def recipe(tmp_path):
     path = tmp_path / "recipe.yaml"
-    path.write_text(RECIPE.replace("shapes:new-questions:test:8", "other"), encoding="utf-8")
+    path.write_text(RECIPE.replace("shapes:new-questions:test:8", "of/other"), encoding="utf-8")
     return path
 
 

@@ -176,6 +176,7 @@ def test_the_best_rate_is_chosen_and_of_equals_the_smallest(tmp_path):
         ("title: Two", "titel: Two", r"recipe.yaml: unknown key 'titel'; did you mean 'title'"),
         ("batch_size: 4", "batch_sise: 4", r"base: unknown key 'batch_sise'; did you mean 'batch_size'"),
         ("batch_size: 4", "seed: 4", r"base: 'seed' is set by the comparison"),
+        ("batch_size: 4", "keep: best", r"base: 'keep' is set by the comparison"),
         ("batch_size: 4", "batch_size: four", r"base: batch_size: expected an integer, got 'four'"),
         ("batch_size: 4", "batch_size: 0", r"full on vqa: --batch-size: must be at least 1"),
         ("model: shapes-blip, ", "", r"base: 'model' is needed"),

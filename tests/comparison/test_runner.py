@@ -12,7 +12,7 @@ import pytest
 
 from padapter.comparison.locks import RunLock
 from padapter.comparison.plan import Job
-from padapter.comparison.records import read_record, read_records
+from padapter.comparison.records import read_record, read_records, write_record
 from padapter.comparison.runner import Runner
 from padapter.comparison.slots import environments
 from padapter.comparison.watching import last_step
@@ -61,6 +61,17 @@ def test_a_record_holds_what_the_run_says(tmp_path):
     assert record.peak_memory_bytes == 100
     assert record.options["learning_rate"] == 0.01
     assert not (tmp_path / "runs" / job().name / "checkpoints").exists()
+
+
+def test_a_run_from_before_an_option_existed_counts_as_one_with_its_default(tmp_path):
+    first = runner(tmp_path)
+    record = first.execute([job()], watch).records[job().name]
+    older = {name: value for name, value in record.options.items() if name != "keep"}
+    write_record(replace(record, key="of before", options=older), first.record_path(job()))
+    assert first.finished([job()]).keys() == {job().name}
+    write_record(replace(record, key="of before", options={**older, "keep": "best"}), first.record_path(job()))
+    with pytest.raises(UserError, match="with other options: keep was 'best' and is 'last'"):
+        first.finished([job()])
 
 
 def test_items_whose_mean_is_not_the_score_are_not_kept(tmp_path):
@@ -158,6 +169,18 @@ def test_an_unfinished_run_of_other_options_begins_anew(tmp_path):
     runner(tmp_path).execute([job(0, r="8")], watch)
     assert calls(tmp_path, failing.name) == ["begin", "begin"]
     assert not (tmp_path / "runs" / failing.name / "left").exists()
+
+
+def test_an_unfinished_run_from_before_an_option_existed_goes_on(tmp_path):
+    failing = job(0, r="99")
+    first = runner(tmp_path)
+    first.execute([failing], watch)
+    config = tmp_path / "runs" / f"{failing.name}.yaml"
+    lines = config.read_text(encoding="utf-8").splitlines(keepends=True)
+    assert "keep: last\n" in lines
+    config.write_text("".join(line for line in lines if line != "keep: last\n"), encoding="utf-8")
+    first.execute([failing], watch)
+    assert calls(tmp_path, failing.name) == ["begin", "resume"]
 
 
 def test_an_unfinished_run_begins_anew_on_demand(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 
@@ -103,4 +104,29 @@ def test_a_cache_that_cannot_be_written_is_a_warning(rows, opened, later, tmp_pa
 def test_few_pictures_leave_nothing_behind(rows, opened, later, tmp_path, monkeypatch):
     monkeypatch.setattr(ledger, "WORTH_KEEPING", 4)
     load_data(str(rows), VQA)
+    assert not (tmp_path / "cache").exists()
+
+
+def known(tmp_path):
+    (file,) = (tmp_path / "cache" / "pictures").iterdir()
+    return sorted(json.loads(file.read_text()))
+
+
+def test_writing_anew_drops_what_is_gone_or_another_and_keeps_what_others_use(rows, opened, later, tmp_path):
+    load_data(str(rows), VQA)
+    assert known(tmp_path) == ["a.png", "b.png", "c.png"]
+    (rows.parent / "a.png").unlink()
+    picture(rows.parent / "b.png", "blue")
+    picture(rows.parent / "d.png")
+    other = write_jsonl(rows.parent / "other.jsonl", [vqa_row(id="d", image="d.png")])
+    load_data(str(other), VQA)
+    assert known(tmp_path) == ["c.png", "d.png"]
+
+
+def test_where_no_time_tells_of_changes_every_start_looks_at_all(rows, opened, later, tmp_path, monkeypatch):
+    monkeypatch.setattr(ledger, "TELLS_CHANGES", False)
+    first = load_data(str(rows), VQA)
+    opened.clear()
+    assert load_data(str(rows), VQA).fingerprint == first.fingerprint
+    assert opened == ["a.png", "b.png", "c.png"] * 2
     assert not (tmp_path / "cache").exists()

@@ -54,6 +54,12 @@ def test_bad_rows_are_refused_by_default_and_skipped_on_request(tmp_path):
     assert "2 bad rows skipped" in loaded.report.notes
 
 
+def test_a_target_that_shows_nothing_is_reported_with_its_place(tmp_path):
+    file = vqa_file(tmp_path, vqa_row(), vqa_row(id="2", answer="\u200b\ufeff"))
+    (found,) = check_data(str(file), VQA).problems
+    assert str(found).startswith(f"{file}, line 2: answer: has no visible character: ")
+
+
 def test_a_long_list_of_problems_is_cut(tmp_path):
     path = vqa_file(tmp_path, vqa_row(), *(vqa_row(id=str(n), question="") for n in range(2, 30)))
     with pytest.raises(UserError, match=r"28 of 29 rows[\s\S]*and 18 more"):

@@ -4,8 +4,9 @@ import pytest
 from data_cases import CAPTION, ENTAILMENT, VQA
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers.normalizers import BertNormalizer
 
-from padapter.data.schema import clean_text, has_words, parse_row
+from padapter.data.schema import clean_text, has_words, is_visible, parse_row
 
 
 def parse(task, **row):
@@ -37,6 +38,33 @@ def test_answers_become_texts(answer, expected):
 @pytest.mark.parametrize("answer", [None, "", [], " ", [None, ""], float("nan"), True, {"a": 1}, [["x"]], [False]])
 def test_answers_that_are_none(answer):
     assert set(faults(VQA, question="What?", answers=answer)) == {"answers"}
+
+
+UNSEEN = {"zero width": "\u200b\ufeff", "accent": "\u0301", "control": "\x80", "filler": "\u3164", "style": "\ufe0f"}
+
+
+@pytest.mark.parametrize("answer", UNSEEN.values(), ids=UNSEEN)
+def test_a_target_that_shows_nothing_is_a_problem_alone_and_empty_among_others(answer):
+    assert faults(VQA, question="What?", answer=answer)["answer"].startswith("has no visible character: ")
+    assert "no visible character" in faults(CAPTION, captions=[answer, ""])["captions"]
+    assert set(faults(ENTAILMENT, hypothesis="It is.", label=answer)) == {"label"}
+    row = parse(VQA, question="What?", answers=["x", answer, "x"])
+    assert row.values["answers"] == ["x", answer, "x"]
+    assert VQA.targets(row.values) == [("x", 1.0)]
+    assert VQA.candidates([row.values]) == ["x"]
+    assert row.notes == ["empty entries in 'answers' (kept for scoring, never a training target)"]
+
+
+def test_what_a_tokenizer_for_lower_case_leaves_nothing_of_is_not_visible():
+    leave = BertNormalizer(clean_text=True, handle_chinese_chars=False, strip_accents=True, lowercase=True)
+    # U+1734 was an accent in older versions of Unicode, and is none in newer ones.
+    letters = [chr(code) for code in range(0x30000) if not 0xD800 <= code < 0xE000 and code != 0x1734]
+    assert [letter for letter in letters if is_visible(letter) and not leave.normalize_str(letter).strip()] == []
+
+
+@pytest.mark.parametrize("answer", ["?", "e\u0301", "\u2764\ufe0f", "\u093f\u0915", "a\u200bb", "$"])
+def test_answers_that_show_are_targets(answer):
+    assert VQA.targets(parse(VQA, question="What?", answer=answer).values) == [(answer, 1.0)]
 
 
 @pytest.mark.parametrize(

@@ -2,58 +2,19 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from diagnosed import CROSS, SELF, adapted, examples, values
 from scipy.spatial.distance import cdist
 from scipy.stats import entropy, sem
+from tiny_blip import make_backbone
 
-from padapter.backbones import TrainingExample
 from padapter.diagnose import diagnose, embed
-from padapter.diagnose.reading import allowed_pairs, exponents_of, present_queries
+from padapter.diagnose.reading import allowed_pairs, present_queries
 from padapter.errors import UserError
-from padapter.evaluation.source import Source
 from padapter.functional.reference import adjacency, messages
-from padapter.methods import get_method
-from padapter.tasks import get_task
 from padapter.tuners import PAdapterConfig
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "backbones"))
-
-from tiny_blip import make_backbone, make_image, save_tiny
-
-TEXTS = (
-    ("what color is the dog ?", "red"),
-    ("how many cats", "two"),
-    ("is it", "yes"),
-    ("describe the small picture on the left ?", "there is a large dog in the picture"),
-    ("what", "a red cat"),
-)
-SELF = "text_decoder.bert.encoder.layer.{}.attention.self"
-CROSS = "text_decoder.bert.encoder.layer.{}.crossattention.self"
-
-
-def examples(count=5):
-    pairs = [TEXTS[number % len(TEXTS)] for number in range(count)]
-    return [TrainingExample(make_image(n), prompt, ((target, 1.0),)) for n, (prompt, target) in enumerate(pairs)]
-
-
-def adapted(double=False, **options):
-    """A tiny BLIP with a p-adapter whose weights change something."""
-    backbone = make_backbone()
-    backbone.model = get_peft_model(backbone.model, PAdapterConfig(**{"p": 1.4, "mu": 0.3, **options}))
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for name, parameter in backbone.model.named_parameters():
-            if parameter.requires_grad:
-                parameter.add_(0.2 * torch.rand_like(parameter) * (1 if "_p." in name or "_mu." in name else 0.3))
-    if double:
-        backbone.model.double()
-    return backbone
 
 
 @pytest.fixture(scope="module")
@@ -182,10 +143,6 @@ def test_gains_are_differences_of_shares(found):
     assert found.layer("layer 0, cross-attention").gain("offset") == (None, None)
 
 
-def values(found):
-    return np.array([record["mean"] for record in found.numbers()], dtype=float)
-
-
 @pytest.mark.parametrize("size", [1, 5])
 def test_batches_and_their_padding_leave_no_trace(backbone, found, size):
     other = diagnose(backbone, examples(), points=40, batch_size=size, where="decoder")
@@ -256,38 +213,6 @@ def test_examples_may_come_one_by_one(backbone):
         diagnose(backbone, iter(()))
 
 
-def test_pictures_are_measured_too():
-    found = diagnose(adapted(where="vision"), examples(2), points=10)
-    parts = {layer.part for layer in found.layers}
-    assert parts == {"decoder", "vision"}  # the decoder by default, and what carries a p-adapter
-    vision = next(layer for layer in found.layers if layer.part == "vision")
-    assert vision.label == "vision layer 0, self-attention"
-    assert vision.after.calibrated is not None  # symmetric degrees
-    assert vision.after.plain.entropy.count.tolist() == [2 * 5] * 3
-    language = next(layer for layer in found.layers if layer.part == "decoder")
-    assert language.after.calibrated is None
-    assert not language.exponents
-
-
-def test_decoder_only_models_and_shared_keys(tmp_path):
-    """Pictures are tokens of the text, key heads are shared, and texts of a batch are padded."""
-    from tiny_image_text import save
-
-    from padapter.backbones import load_backbone
-
-    backbone = load_backbone(str(save("idefics3", tmp_path / "model")))
-    backbone.model = get_peft_model(backbone.model, PAdapterConfig(p=1.3, mu=0.2, where="all"))
-    texts = ("what", "what color is the dog ?", "what color is")
-    rows = [TrainingExample(make_image(n), text, (("red", 1.0),)) for n, text in enumerate(texts)]
-    alone, together = (diagnose(backbone, rows, points=5, batch_size=size) for size in (1, 3))
-    np.testing.assert_allclose(values(alone), values(together), atol=1e-5)
-    lengths = [int(backbone.collate([row])["attention_mask"].sum()) for row in rows]
-    assert len(set(lengths)) == 3
-    language = together.layer("decoder layer 1, self-attention")
-    np.testing.assert_array_equal(language.after.plain.entropy.count, sum(lengths))
-    assert language.after.divergence.overall > 1e-3
-
-
 class Call:
     """A recorded call, as far as masks go."""
 
@@ -316,87 +241,6 @@ def test_masks():
     nothing = allowed.copy()
     nothing[:, 1] = False
     assert present_queries(nothing, False, None).tolist() == [True, False, True, True]
-
-
-def sites_of(backbone):
-    from padapter.architectures import attention_sites
-
-    return {site.name: site for site in attention_sites(backbone.model)}
-
-
-def test_p_and_mu_with_their_starts():
-    backbone = adapted(per_head=True)
-    site = sites_of(backbone)[SELF.format(0)]
-    layer = site.output()
-    with torch.no_grad():
-        layer.p_adapter_p["default"].copy_(torch.tensor([0.5, 1.25, 2.5, 3.0]))
-        layer.p_adapter_mu["default"].copy_(torch.tensor([-1.0, 0.25, 0.5, 0.0]))
-    found = exponents_of(site)
-    assert (found["p"].start, found["mu"].start) == (pytest.approx(1.4), pytest.approx(0.3))
-    assert found["p"].value.tolist() == [1.0, 1.25, 2.5, 3.0]
-    assert found["p"].stored.tolist() == [0.5, 1.25, 2.5, 3.0]
-    assert found["mu"].value.tolist() == [0.0, 0.25, 0.5, 0.0]
-    assert found["p"].trained
-    with backbone.model.disable_adapter():
-        assert exponents_of(site) == {}
-    fixed = exponents_of(sites_of(adapted(learn_p=False))[SELF.format(0)])
-    assert (fixed["p"].value.tolist(), fixed["p"].trained, fixed["mu"].trained) == ([1.4], False, True)
-    assert exponents_of(sites_of(adapted(message_passing="gcn", p=1.5, mu=0.1))[SELF.format(0)]) == {}
-
-
-def test_the_bottleneck_form_starts_at_twice_its_mu():
-    backbone = adapted(form="bottleneck")
-    exponent = exponents_of(sites_of(backbone)[SELF.format(0)])["mu"]
-    theta = backbone.base_model.get_submodule("text_decoder.bert.encoder.layer.0.attention.output.dense").leaf("mu")
-    assert exponent.start == pytest.approx(0.6)
-    assert exponent.value[0] == pytest.approx(0.3 * (2 + np.tanh(theta["default"].item())))
-    assert exponent.stored is None
-    state = diagnose(backbone, examples(2), points=0, where="decoder").layers[0].after
-    assert state.divergence.overall > 1e-4
-
-
-def test_lora_has_no_calibrated_weights():
-    backbone = make_backbone()
-    backbone.model = get_peft_model(
-        backbone.model, LoraConfig(target_modules=["query", "value"], init_lora_weights=False)
-    )
-    found = diagnose(backbone, examples(2), points=10)
-    assert (found.method, len(found.layers)) == ("lora", 4)
-    assert "no p-adapter" in found.notes[0]
-    for layer in found.layers:
-        assert (layer.after.calibrated, layer.after.divergence, layer.exponents) == (None, None, {})
-        calibration, adaptation = layer.gain()
-        assert calibration is None
-        assert np.abs(adaptation).max() > 1e-4
-
-
-def test_a_prefix_is_no_text():
-    backbone = make_backbone()
-    method = get_method("prefix")
-    method.apply(backbone, method.options(num_virtual_tokens=3))
-    found = diagnose(backbone, examples(2), points=10)
-    self_attention = found.layer("layer 0, self-attention")
-    assert self_attention.after.plain.by_offset is None
-    assert self_attention.before.plain.by_offset is not None
-    assert self_attention.gain("offset") == (None, None)
-    np.testing.assert_array_equal(self_attention.after.plain.entropy.count, self_attention.before.plain.entropy.count)
-    assert self_attention.after.plain.entropy.overall > self_attention.before.plain.entropy.overall
-
-
-def test_full_fine_tuning_is_compared_with_the_base_model(tmp_path):
-    base = save_tiny(tmp_path / "base")
-    other = make_backbone(seed=5)
-    get_method("full").save(other, tmp_path / "run" / "model")
-    source = Source(
-        base, get_task("vqa"), None, method=get_method("full"), weights=tmp_path / "run" / "model", candidates=None,
-        device="cpu",
-    )  # fmt: skip
-    found = diagnose(source, examples(2), points=0)
-    assert (found.title, found.method) == ("run", "full")
-    for state, model in (("before", make_backbone()), ("after", other)):
-        alone = diagnose(model, examples(2), points=0).layers[0].before
-        mine = getattr(found.layers[0], state)
-        np.testing.assert_allclose(mine.plain.entropy.mean, alone.plain.entropy.mean, atol=1e-5)
 
 
 def test_what_cannot_be_done_is_refused(backbone):

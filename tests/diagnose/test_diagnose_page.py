@@ -17,11 +17,14 @@ from padapter.cli import app
 from padapter.diagnose import (
     DiagnoseOptions,
     diagnose,
+    embedding,
     figure_calibration,
     figure_gain,
     figure_heterophily,
     figure_p_mu,
     figure_tsne,
+    head_maps,
+    sections,
 )
 from padapter.diagnose.page import headlines, render
 from padapter.diagnose.results import Exponent
@@ -55,14 +58,27 @@ class Page(HTMLParser):
         self.texts.append(data)
 
 
+class FirstTwo:
+    """In the place of t-SNE, which takes time: the first two coordinates."""
+
+    def __init__(self, **options):
+        self.given = []
+
+    def fit_transform(self, nodes):
+        self.given.append(nodes)
+        return nodes[:, :2]
+
+
 @pytest.fixture(scope="module")
 def page(run, tmp_path_factory):
     """What the command writes, and says."""
     folder = tmp_path_factory.mktemp("page")
-    said = command(
-        run[0], "--data", run[1], "--rows", 4, "--points", 8, "-o", folder / "new" / "page.html", "--numbers",
-        folder / "numbers.json", "--quiet", "--device", "cpu",
-    )  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(embedding, "check_tsne", lambda: FirstTwo)
+        said = command(
+            run[0], "--data", run[1], "--rows", 4, "--points", 8, "--head-maps", "0", "-o",
+            folder / "new" / "page.html", "--numbers", folder / "numbers.json", "--quiet", "--device", "cpu",
+        )  # fmt: skip
     return (folder / "new" / "page.html").read_text(), json.loads((folder / "numbers.json").read_text()), said
 
 
@@ -90,7 +106,11 @@ def test_every_section_says_how_to_read_it(page, found):
     ]  # fmt: skip
     assert [text for text in parsed.texts if text in headings] == headings
     assert parsed.texts.count("How to read it.") == len(headings)
-    assert parsed.tags.count("svg") == 3 + 2 * len(found.layers) + 1
+    heads = [f"{layer.label}, head {head}" for layer in found.layers for head in range(layer.heads)]
+    assert parsed.tags.count("svg") == 3 + 2 * len(found.layers) + 1 + len(heads)
+    assert len(heads) == 8
+    assert all(parsed.texts.count(head) == 2 for head in heads)  # title and description
+    assert parsed.tags.count("details") == len(found.layers)
     for sentence in headlines(found):
         assert sentence in parsed.texts
 
@@ -135,6 +155,9 @@ def test_numbers_alone(run, tmp_path, found):
         ({"output": "a.csv", "numbers": "b.json"}, "--numbers: --output a.csv holds the numbers already"),
         ({"points": 3}, "--points: a map needs at least 8 nodes"),
         ({"rows": 0}, "--rows: must be at least 1"),
+        ({"head_maps": "one"}, "--head-maps: expected all, or numbers with commas between them, got 'one'"),
+        ({"head_maps": "0", "points": 0}, "--head-maps: maps are drawn on a page"),
+        ({"head_maps": "0", "output": "a.csv"}, "--head-maps: maps are drawn on a page"),
         ({"device": "tpu"}, "--device: 'tpu' is not one of auto, cpu, cuda"),
     ],
 )
@@ -148,18 +171,61 @@ def test_what_is_wrong_is_said_before_the_work(run, tmp_path, monkeypatch):
     (tmp_path / "folder.csv").mkdir()
     assert "is a folder; name a file" in command(run[0], *words[:2], "-o", tmp_path / "folder.csv", code=2)
     assert "is not a folder written by `padapter train`" in command(tmp_path, *words, code=2)
+    assert "no layer 7 is looked at; there are layers 0 (" in command(run[0], *words, "--head-maps", "0,7", code=2)
     monkeypatch.setitem(sys.modules, "sklearn.manifold", None)
     assert 'pip install "padapter[explain]"' in command(run[0], *words, code=2)
     assert not (tmp_path / "page.html").exists()
 
 
+class Module:
+    """An attention module, as far as maps of heads go."""
+
+    def __init__(self, name, index, heads):
+        self.name, self.index, self.heads = name, index, heads
+
+
+def test_maps_of_heads_are_bounded(monkeypatch):
+    modules = [Module("connector", None, 2), Module("first", 0, 12), Module("cross", 0, 12), Module("second", 1, 12)]
+    assert head_maps.chosen("0", modules) == ["first", "cross"]
+    assert head_maps.chosen("1,0", modules) == ["first", "cross", "second"]
+    assert head_maps.chosen("all", modules) == ["connector", "first", "cross", "second"]
+    assert head_maps.nodes_each([]) is None
+    for count in (1, 10, 100):
+        layers = [Module(str(number), number, 1) for number in range(count)]
+        assert head_maps.chosen("all", layers)
+        nodes = 4 * head_maps.nodes_each(layers) * count  # query and value nodes, before and after
+        assert 0.9 * head_maps.NODES < nodes <= head_maps.NODES
+    monkeypatch.setattr(head_maps, "MOST_MAPS", 30)
+    with pytest.raises(UserError, match=r"--head-maps: all means 38 maps, and a page has room for 30; name fewer"):
+        head_maps.chosen("all", modules)
+
+
+def test_a_map_of_a_head_shows_its_own_nodes(found, monkeypatch):
+    layer = found.layer("layer 0, self-attention")
+    tsne = FirstTwo()
+    monkeypatch.setattr(embedding, "check_tsne", lambda: lambda **options: tsne)
+    places = embedding.embed(layer, head=1, most=3)
+    points = [getattr(state.points, f"{kind}_heads")[1, :3] for state in (layer.before, layer.after)
+              for kind in ("query", "value")]  # fmt: skip
+    np.testing.assert_array_equal(tsne.given[0], np.concatenate(points))
+    np.testing.assert_array_equal(places.value["after"], points[3][:, :2])
+    assert len(places.query["before"]) == 3
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Leaves the figures of a page out, which take most of its time, where its text is looked at."""
+    monkeypatch.setattr(sections, "_draw", lambda name, label, make, title=None: sections.Drawing(label, ""))
+
+
 def without_points(found):
-    """The first layer alone, not sampled: its page is made quickly."""
+    """The first layer alone, not sampled."""
     [layer] = found.layers[:1]
     after = None if layer.after is None else replace(layer.after, points=None)
     return replace(found, layers=(replace(layer, before=replace(layer.before, points=None), after=after),))
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_model_without_a_p_adapter_shows_what_applies(found):
     [layer] = without_points(found).layers
     layer = replace(layer, exponents={}, after=replace(layer.after, calibrated=None, divergence=None, own=None))
@@ -211,6 +277,7 @@ def test_figures_show_the_numbers(found):
     assert [len(line.get_xdata()) for line in before.lines] == [8, 8]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_parameters_at_their_limit_are_pointed_out(found):
     at_limit = Exponent(1.25, np.array([1.0, 1.5]), True, np.array([0.7, 1.5]))
     [layer] = without_points(found).layers

@@ -142,6 +142,7 @@ def test_answers_of_another_origin_are_refused(backbone, model, rows, data, tmp_
     interrupt(asked, 1, backbone, rows, output)
     kept = (tmp_path / "p.jsonl.partial").read_bytes()
     refused("max_new_tokens", backbone, rows, output, replace(asking(), max_new_tokens=2))
+    refused("min_new_tokens", backbone, rows, output, replace(asking(), min_new_tokens=2))
     refused("data", backbone, load_data(data["vqa"], VQA, split="test", limit=9), output, differences=2)  # and prompts
     refused("precision", backbone, rows, output, replace(asking(), precision="bf16"))
     changed = load_backbone(model)

@@ -11,10 +11,10 @@ import pytest
 from padapter.backbones import load_backbone
 from padapter.data import load_data
 from padapter.errors import UserError
-from padapter.evaluation import evaluate, predict_rows, resolve_asking
-from padapter.evaluation.predict import with_prompt
+from padapter.evaluation import evaluate, load_source, predict_rows, resolve_asking
+from padapter.evaluation.asking import with_prompt
 from padapter.evaluation.results import write_json, write_text
-from padapter.options import InferenceOptions
+from padapter.options import InferenceOptions, PredictOptions
 from padapter.tasks import get_task
 
 VQA = get_task("vqa")
@@ -159,6 +159,10 @@ def test_asking_takes_the_tasks_defaults_and_refuses_too_short(backbone):
     assert resolve_asking(get_task("entailment"), InferenceOptions()).inference == "rank"
     with pytest.raises(UserError, match="--max-new-tokens: task 'caption' writes at least 5 tokens, got 4"):
         resolve_asking(caption, InferenceOptions(max_new_tokens=4))
+    assert resolve_asking(caption, InferenceOptions(max_new_tokens=4, min_new_tokens=0)).min_new_tokens == 0
+    assert resolve_asking(caption, InferenceOptions(max_new_tokens=25, min_new_tokens=8)).min_new_tokens == 8
+    with pytest.raises(UserError, match="--min-new-tokens: is 41, but at most 40 tokens are written"):
+        resolve_asking(caption, InferenceOptions(min_new_tokens=41))
 
 
 def test_prompt_template(backbone, rows):
@@ -177,3 +181,14 @@ def test_files_are_whole_or_absent(tmp_path):
     with pytest.raises(TypeError):
         write_text(path, 3)
     assert json.loads(path.read_text(encoding="utf-8")) == {"é": 1}
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"), [({}, (2, 25, 8)), ({"min_new_tokens": 0}, (2, 25, 0)), ({"num_beams": 1}, (1, 25, 8))]
+)
+def test_a_run_is_asked_as_it_was_trained_unless_said_otherwise(tmp_path, given, expected):
+    settings = "task: caption\nmodel: shapes-blip\ntrain: t\noutput: o\nnum_beams: 2\n"
+    (tmp_path / "config.yaml").write_text(settings + "max_new_tokens: 25\nmin_new_tokens: 8\n")
+    (tmp_path / "adapter").mkdir()
+    source = load_source(PredictOptions(run=str(tmp_path), data="d", **given), load_model=False)
+    assert (source.asking.num_beams, source.asking.max_new_tokens, source.asking.min_new_tokens) == expected

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from padapter.cli import app
 from padapter.errors import UserError
 from padapter.explain import ExplainOptions, explain, write
+from padapter.explain import figure as figures
 from padapter.explain import page as pages
 from padapter.explain.explanation import Explanation
 from padapter.explain.page import content, render
@@ -69,9 +70,12 @@ class Page(HTMLParser):
 
 
 def test_a_page_from_the_command_line(runs, picture, tmp_path):
-    output = tmp_path / "deep" / "page.html"
+    output = tmp_path / "page.html"
+    output.write_text("what was here", encoding="utf-8")
     words = [runs["vqa"], "--image", picture, "--text", "what color is the dog ?", "-o", str(output)]
-    done = call(*words)
+    assert "exists; --overwrite replaces it" in call(*words).stderr
+    assert output.read_text(encoding="utf-8") == "what was here"
+    done = call(*words, "--overwrite")
     assert done.exit_code == 0, done.output
     assert re.search(r"^p-adapter: says '.*'; log-probability of ", done.output, re.MULTILINE)
     assert "base model: says" in done.output
@@ -80,12 +84,10 @@ def test_a_page_from_the_command_line(runs, picture, tmp_path):
     data = json.loads(page.texts["data"])
     assert data["size"] == [40, 24]
     assert [side["title"] for side in data["sides"]] == ["base model", "p-adapter"]
-    assert "exists; --overwrite replaces it" in call(*words).stderr
-    assert call(*words, "--overwrite").exit_code == 0
 
 
 def test_one_label_against_the_others(runs, picture, tmp_path):
-    output = tmp_path / "page.html"
+    output = tmp_path / "deep" / "page.html"
     words = ["--image", picture, "--text", "the dog is red", "-o", str(output), "--layers", "1", "--no-compare"]
     done = call(runs["entailment"], *words)
     assert done.exit_code == 0, done.output
@@ -170,6 +172,16 @@ def test_the_pages_bytes_are_the_arrays(found):
     np.testing.assert_allclose(box, [0, 0, 40, 24], atol=0.1)
 
 
+def test_the_page_tells_how_likely_the_tokens_are(found):
+    side = content(found)["sides"][1]
+    np.testing.assert_allclose(side["probabilities"], np.exp(found.sides[1].log_probs), rtol=1e-3)
+    np.testing.assert_allclose(side["probability"], np.prod(np.exp(found.sides[1].log_probs)), rtol=1e-3)
+    others = dataclasses.replace(found.sides[0], tokens=("red", "not blue"), log_probs=np.array([-1.0, 2.0]))
+    side = content(dataclasses.replace(found, sides=(others,)))["sides"][0]
+    assert side["probabilities"] == [pytest.approx(np.exp(-1.0), rel=1e-3), None]
+    assert side["probability"] == pytest.approx(np.exp(-1.0), rel=1e-3)
+
+
 def test_a_page_is_bounded(found, monkeypatch):
     """Past the limit grids get coarser, and keep their sums."""
     monkeypatch.setattr(pages, "NUMBERS", 30)
@@ -182,15 +194,33 @@ def test_a_page_is_bounded(found, monkeypatch):
 def test_figures(found, tmp_path):
     figure = found.figure(layer=0)
     titles = [axis.get_title() for axis in figure.axes]
-    assert titles[:3] == ["picture", "base model: relevance", "p-adapter: relevance"]
-    assert titles[3:] == [
+    said = [f"{side.title} (says “{side.answer}”): relevance" for side in found.sides]
+    assert titles[:3] == ["picture", *said]
+    assert titles[3:-1] == [
         "base model: attention, layer 0", "p-adapter: attention, layer 0", "p-adapter: calibrated attention, layer 0",
     ]  # fmt: skip
     heat = figure.axes[2].images[1].get_array()
     np.testing.assert_allclose(heat, found.on_picture(1))
+    scale = figure.axes[-1]
+    assert [tick.get_text() for tick in scale.get_xticklabels()] == ["0", "most of each map"]
     write(found, tmp_path / "summary.png")
     with Image.open(tmp_path / "summary.png") as image:
         assert image.width > 600
+
+
+def test_a_large_or_narrow_picture_is_drawn_small_and_wide_enough(found, monkeypatch):
+    expected = np.asarray(found.figure(layer=0).axes[2].images[1].get_array())
+    assert found.figure(layer=0).axes[2].images[1].get_array().shape == (24, 40)
+    monkeypatch.setattr(figures, "_SIDE", 20)
+    small = np.asarray(found.figure(layer=0).axes[2].images[1].get_array())
+    assert small.shape == (12, 20)
+    # Half as long and half as wide: a pixel stands for four.
+    np.testing.assert_allclose(small, expected.reshape(12, 2, 20, 2).sum(axis=(1, 3)), rtol=1e-6)
+    long = dataclasses.replace(found, picture=found.picture.resize((400, 10)))
+    picture = long.figure(layer=0).axes[0]
+    assert picture.get_title() == "picture, stretched here"
+    left, right, bottom, top = picture.images[0].get_extent()
+    assert picture.get_aspect() * abs(top - bottom) / (right - left) == pytest.approx(0.25)
 
 
 @pytest.mark.parametrize(
@@ -213,5 +243,7 @@ def test_what_cannot_be_explained(runs, picture):
         explain(run=runs["entailment"], image=picture, text="the dog is red", answer="maybe", device="cpu")
     with pytest.raises(UserError, match=r"--text: task 'vqa' needs the question"):
         explain(run=runs["vqa"], image=picture, device="cpu")
+    with pytest.raises(UserError, match=r"--layers: there is no layer 7, 9; this model has layers 0, 1"):
+        explain(run=runs["vqa"], image=picture, text="what ?", layers="9,0,7", device="cpu")
     with pytest.raises(UserError, match=r"nothing\.png"):
         explain(run=runs["vqa"], image="nothing.png", text="what ?", device="cpu")

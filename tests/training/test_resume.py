@@ -217,7 +217,7 @@ def test_resume_refuses_changed_data(options, data, tmp_path, monkeypatch):
         with pytest.raises(Interrupted):
             train(broken)
     (copy / "train.jsonl").write_text(text.replace("blue", "green"))
-    with pytest.raises(UserError, match="has changed since checkpoint-3 was written"):
+    with pytest.raises(UserError, match="have changed since checkpoint-3 was written"):
         train(replace(broken, resume=True))
 
 

@@ -91,7 +91,7 @@ def test_two_train_as_one(two, options, data, sober, tmp_path, exact, task, meth
         **STEPS, "model": sober, "task": task, "method": method, "train": data[task], "eval": data[task],
         "eval_every": "epoch",
         "gradient_accumulation": accumulation, "limit_train": limit, "weight_decay": 0.0, "learning_rate": 0.05,
-        "save_every": "epoch",
+        "save_every": "epoch", "keep": "best",
     }  # fmt: skip
     if task == "entailment":
         settings["inference"] = "rank"

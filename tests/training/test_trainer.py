@@ -68,10 +68,17 @@ def test_units_of_a_batch():
 
 
 def test_a_target_without_a_token_is_a_mistake_in_the_data(data):
-    """Data may be checked without a tokenizer; in data workers and several processes the message has to travel."""
-    row = {**load_data(data["vqa"], VqaTask()).dataset[0], "answers": ["red", "\u200b"]}
-    collator = Collator(load_backbone("shapes-blip"), VqaTask(), returns_failures=True)
-    assert collator([row]) == {FAILURE: "target '\\u200b' has no token; drop it or give the answer a text."}
+    """Data are checked without a tokenizer; in data workers and several processes the message has to travel."""
+    backbone = load_backbone("shapes-blip")
+    read = backbone.processor.tokenizer
+    backbone.processor.tokenizer = lambda text, **how: SimpleNamespace(
+        input_ids=[] if text == "unheard" else read(text, **how).input_ids
+    )
+    first, second = load_data(data["vqa"], VqaTask()).dataset.select([0, 1])
+    collator = Collator(backbone, VqaTask(), returns_failures=True, origin="pictures/train.jsonl")
+    said = collator([first, {**second, "answers": ["red", "unheard"]}])
+    why = "target 'unheard' has no token; drop it or give the answer a text."
+    assert said == {FAILURE: f"pictures/train.jsonl, row 'train-2': {why}"}
 
 
 def test_order_depends_on_seed_and_epoch_alone():

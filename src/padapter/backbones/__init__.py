@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from padapter.backbones.base import Backbone, TrainingExample
+from padapter.backbones.base import Backbone, TargetError, TrainingExample
 from padapter.backbones.blip import BlipBackbone
 from padapter.backbones.loading import BACKBONES, load_backbone
 
-__all__ = ["BACKBONES", "Backbone", "BlipBackbone", "TrainingExample", "load_backbone"]
+__all__ = ["BACKBONES", "Backbone", "BlipBackbone", "TargetError", "TrainingExample", "load_backbone"]

@@ -25,6 +25,18 @@ Part = Literal["text", "image"]
 ATTENTIONS = ("sdpa", "eager")
 
 
+class TargetError(UserError):
+    """A target of which the model's tokenizer leaves nothing.
+
+    Attributes:
+        text: The target.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(f"target {text!r} has no token; drop it or give the answer a text.")
+        self.text = text
+
+
 @dataclass
 class TrainingExample:
     """One image, one prompt, and the texts that may follow it.
@@ -206,7 +218,7 @@ class Backbone(ABC):
 
         Raises:
             ValueError: If an example has no target or a weight that is not positive.
-            UserError: If a target is empty for the tokenizer, as texts of invisible or unknown signs are.
+            TargetError: If a target is empty for the tokenizer, as texts of invisible or unknown signs are.
         """
 
     def prompt_ids(self, batch: Mapping[str, torch.Tensor]) -> list[int]:

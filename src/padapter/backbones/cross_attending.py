@@ -20,7 +20,7 @@ from PIL import Image
 from torch import nn
 from transformers.cache_utils import EncoderDecoderCache
 
-from padapter.backbones.base import LossReduction, TrainingExample, evaluating, unwrapped
+from padapter.backbones.base import LossReduction, TargetError, TrainingExample, evaluating, unwrapped
 from padapter.backbones.features import FeatureCache
 from padapter.backbones.image_memory import before_reading, of_rows, read_images
 from padapter.backbones.ranking import continuation_log_probs, first_choices, passes, plant
@@ -277,7 +277,7 @@ class CrossAttendingBackbone(SquarePictures):
             raise ValueError(f"target {text!r} has weight {weight}; weights must be positive.")
         target = self._ids(text)
         if not target:
-            raise UserError(f"target {text!r} has no token; drop it or give the answer a text.")
+            raise TargetError(text)
         sequence = join(lead_in, target, start=self.start_id, end=self.end_id, max_length=self.max_length)
         if sequence.target_cut:
             if not self.cut_targets:

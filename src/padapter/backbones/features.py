@@ -123,6 +123,9 @@ class FeatureCache:
             logger.warning("Features are no longer kept in %s (%s); training goes on.", self.store.folder, error)
 
 
+_RATES = ("attention_dropout", "drop_path_rate")
+
+
 def refuse_unless_frozen(encoder: nn.Module, training: bool) -> None:
     """Refuse an encoder whose output is not a function of the picture alone, the same in every step.
 
@@ -131,7 +134,7 @@ def refuse_unless_frozen(encoder: nn.Module, training: bool) -> None:
         training: whether parameters that ask for gradients will be trained.
 
     Raises:
-        UserError: saying what in it is trained, adapted or random.
+        UserError: saying what in it is trained, adapted or, in training, random.
     """
     for name, parameter in encoder.named_parameters():
         if training and parameter.requires_grad:
@@ -139,13 +142,16 @@ def refuse_unless_frozen(encoder: nn.Module, training: bool) -> None:
     for name, module in encoder.named_modules():
         if isinstance(module, BaseTunerLayer):
             raise UserError(f"--cache-features: the image encoder has an adapter ({name}); leave the option out")
-        if "dropout" in type(module).__name__.lower() and getattr(module, "p", 0) > 0:
+        if training and "dropout" in type(module).__name__.lower() and getattr(module, "p", 0) > 0:
             raise UserError(f"--cache-features: the image encoder draws at random ({name}); leave the option out")
     config = getattr(encoder, "config", None)
-    if getattr(config, "attention_dropout", 0) or getattr(config, "drop_path_rate", 0):
+    drawn = [f"{name} {rate:g}" for name in _RATES if (rate := getattr(config, name, 0))]
+    if training and drawn:
         raise UserError(
-            "--cache-features: the image encoder has dropout in its configuration; leave the option out, or set "
-            "attention_dropout and drop_path_rate of vision_config to 0 in the model's config.json"
+            f"--cache-features: in training the image encoder has dropout ({', '.join(drawn)} of vision_config in the "
+            "model's config.json), so a picture has other features in every step, as where the model was pre-trained; "
+            "leave the option out, or set it to 0 there to train without (mPLUG: `padapter convert mplug "
+            "--image-dropout 0`). `eval` and `predict` keep features either way"
         )
 
 

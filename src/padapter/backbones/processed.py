@@ -20,7 +20,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, GenerationConfig
 
 from padapter.architectures import UNIONS, AttentionSite, find_sites
-from padapter.backbones.base import Backbone, Part, TrainingExample, evaluating, unwrapped
+from padapter.backbones.base import Backbone, Part, TargetError, TrainingExample, evaluating, unwrapped
 from padapter.backbones.continuations import Continuations
 from padapter.backbones.ranking import first_choices
 from padapter.backbones.weights import loading
@@ -341,7 +341,7 @@ class ProcessedBackbone(Backbone):
     def _answer(self, text: str, room: int) -> list[int]:
         tokens = self._ids(text)
         if not tokens:
-            raise UserError(f"target {text!r} has no token; drop it or give the answer a text.")
+            raise TargetError(text)
         answer = [*tokens, self.end_id]
         if room < 1:
             raise UserError(f"a prompt with its image tokens fills all {self.max_length} tokens '{self.name}' reads.")

@@ -17,6 +17,10 @@ FAILED = 1
 
 def compare_command(options: CompareOptions) -> None:
     """Compare methods on benchmarks over seeds: train, score, report. The same command continues a comparison."""
+    from padapter.comparison.beforehand import check_comparison
+
+    prepare(torch_too=False)
+    check_comparison(options)
     prepare()
     from padapter.evaluation.processes import refuse_several
 

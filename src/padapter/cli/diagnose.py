@@ -22,4 +22,4 @@ def diagnose_command(options: DiagnoseOptions) -> None:
     for sentence in headlines(found):
         print(sentence)
     written = " and ".join(filter(None, (options.output, options.numbers)))
-    print(f"{written}: {len(found.layers)} attention layers, {found.rows} rows")
+    print(f"{written}: {len(found.layers)} attention layers, {found.rows} row{'s' * (found.rows != 1)}")

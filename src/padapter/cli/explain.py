@@ -23,6 +23,9 @@ def explain_command(options: ExplainOptions) -> None:
     write(found, output)
     for side in found.sides:
         says = "" if side.answer is None else f" says {side.answer!r};"
-        likely = ", ".join(f"{token} {value:.2f}" for token, value in zip(side.tokens, side.log_probs, strict=True))
-        print(f"{side.title}:{says} log-probability of {found.text!r}: {likely}")
+        of = "its tokens" if side.answer == found.text else repr(found.text)
+        likely = ", ".join(
+            f"{token} {value + 0.0:.2f}" for token, value in zip(side.tokens, side.log_probs.round(2), strict=True)
+        )  # + 0.0: no "-0.00"
+        print(f"{side.title}:{says} log-probability of {of}: {likely}")
     print(f"{output}: what {found.text!r} rests on")

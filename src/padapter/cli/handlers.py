@@ -31,16 +31,26 @@ e.g. --method oft:oft_block_size=32. They need --learning-rate."""
 
 def train_command(options: TrainOptions) -> None:
     """Adapt a model to a task and score it before and after."""
+    from padapter.training.beforehand import data_to_train
+
+    prepare(torch_too=False)
+    data = data_to_train(options)
     prepare()
     from padapter.evaluation.processes import join_processes
     from padapter.training import train
 
-    report = train(options)
+    report = train(options, data)
     if not join_processes().main:
         return
     scores = report.metrics.get("scores") or {}
     _print_scores(report.metrics, scores.get("after"), scores.get("before"), compare=True)
     _print_notes(report.metrics)
+    kept = report.metrics["training"].get("kept") or {}
+    if kept.get("weights") == "best":
+        print(
+            f"kept the weights of step {kept['step']} of {report.metrics['training']['steps']}, "
+            f"with the best {kept['metric']} during training ({kept['score']:.4f})"
+        )
     parameters = report.metrics["training"]["parameters"]
     share = 100 * parameters["trainable"] / parameters["total"]
     idle = sum((report.metrics["training"].get("without_gradient") or {}).values())

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shlex
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from padapter.cache import VARIABLE as CACHE
+from padapter.comparison.beforehand import check_comparison, selection
 from padapter.comparison.plan import Job, choose_rates, test_jobs, tuning_jobs
-from padapter.comparison.recipe import Recipe, read_recipe
+from padapter.comparison.recipe import Recipe
 from padapter.comparison.records import BenchmarkEntry, MethodEntry, Results, RunRecord
 from padapter.comparison.report import write_report
 from padapter.comparison.runner import Outcome, Runner
@@ -57,7 +58,7 @@ def compare(options: CompareOptions) -> Comparison:
             other options.
         KeyboardInterrupt: after Ctrl-C; the running runs have written checkpoints, the same command continues.
     """
-    recipe = read_recipe(options.recipe)
+    recipe = check_comparison(options)
     folder = Path(str(options.output))
     with output_problems(folder):
         return _Comparison(recipe, options, folder).go()
@@ -158,27 +159,6 @@ def results_of(recipe: Recipe, records: list[RunRecord]) -> Results:
         records=tuple(records),
         base_scores={run.benchmark: run.base_score for run in records if run.base_score is not None},
     )
-
-
-def selection(recipe: Recipe, only: str | None) -> Callable[[Job], bool]:
-    """Which runs ``--only`` leaves: those of the benchmarks it names (or of all), by the methods it names (or by all).
-
-    Args:
-        recipe: what there is to name.
-        only: names with commas between them; ``None`` leaves everything.
-
-    Raises:
-        UserError: for a name that is neither a benchmark nor a method.
-    """
-    names = {name.strip() for name in (only or "").split(",")} - {""}
-    benchmarks = [item.name for item in recipe.benchmarks]
-    methods = [item.name for item in recipe.methods]
-    unknown = sorted(names - {*benchmarks, *methods})
-    if unknown:
-        known = f"benchmarks: {', '.join(benchmarks)}; methods: {', '.join(methods)}"
-        raise UserError(f"--only: {unknown[0]!r} is neither a benchmark nor a method of {recipe.path} ({known})")
-    columns, rows = names & {*benchmarks} or {*benchmarks}, names & {*methods} or {*methods}
-    return lambda job: job.benchmark in columns and job.method in rows
 
 
 def count_gpus(device: str) -> int:

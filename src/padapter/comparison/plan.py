@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
 from padapter.comparison.recipe import Benchmark, Recipe, cell_options
@@ -173,7 +173,15 @@ def digest(value: Any) -> str:
 
 
 def differing(job: Job, record: RunRecord) -> list[str]:
-    """What is different between a job and the run that a record tells of, option by option."""
-    now, then = job.plain(), record.options
+    """What is different between a job and the run that a record tells of, option by option.
+
+    An option that the record does not know is newer than the run, which did what is its default now.
+    """
+    now, then = job.plain(), {**default_options(), **record.options}
     names = [name for name in now if name not in FREE and then.get(name) != now[name]]
     return [f"{name} was {then.get(name)!r} and is {now[name]!r}" for name in names]
+
+
+def default_options() -> dict[str, Any]:
+    """What options are where nobody gave them: those of older runs that have come to exist since."""
+    return {item.name: item.default for item in fields(TrainOptions) if item.default is not MISSING}

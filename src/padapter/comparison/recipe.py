@@ -17,8 +17,8 @@ KEYS = ("title", "description", "base", "seeds", "benchmarks", "methods", "basel
 METHOD_KEYS = ("label", "apart", "grid", "size", "benchmarks")
 BENCHMARK_KEYS = ("label", "tune_split", "tune_eval")
 TUNE_KEYS = ("learning_rate", "seed", "benchmarks")
-# The comparison sets these for every run.
-NOT_IN_RECIPES = ("output", "seed", "config", "resume", "overwrite", "quiet", "score_base")
+# The comparison sets these for every run. The best weights would be chosen by the rows that the table scores.
+NOT_IN_RECIPES = ("output", "seed", "config", "resume", "overwrite", "quiet", "score_base", "keep")
 # What a benchmark is made of: methods and tuning may not change it, or scores would not be of the same rows and rule.
 BENCHMARKS_OWN = ("task", "train", "eval", "train_split", "eval_split", "limit_eval", "skip_bad_rows", "rule", "meteor")
 _NAME = re.compile(r"[A-Za-z0-9](?:[\w.=,+\[\]]|-(?!-))*")  # two dashes stand between the parts of a run's name

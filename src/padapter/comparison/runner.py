@@ -13,12 +13,13 @@ from pathlib import Path
 
 from padapter.comparison.collect import collect, collect_diverged, has_diverged
 from padapter.comparison.locks import RunLock
-from padapter.comparison.plan import Job, differing
+from padapter.comparison.plan import Job, default_options, differing
 from padapter.comparison.records import RunRecord, read_record, write_record
 from padapter.comparison.slots import TRAIN, Running, environments, last_words, start, wait_for_all
 from padapter.errors import UserError
 from padapter.evaluation.results import write_text
-from padapter.training.run_folder import FREE_ON_RESUME, dump_yaml
+from padapter.training.may_begin import FREE_ON_RESUME
+from padapter.training.run_folder import dump_yaml
 from padapter.values import read_yaml
 
 POLL_SECONDS = 0.2
@@ -88,12 +89,13 @@ class Runner:
             if not path.is_file():
                 continue
             record = read_record(path)
-            if record.key == job.key:
+            changed = [] if record.key == job.key else differing(job, record)
+            if not changed:
                 found[job.name] = record
             elif not self.overwrite:
                 raise UserError(
                     f"--output: the run {job.name} is finished, but with other options: "
-                    f"{'; '.join(differing(job, record))}. Give --overwrite to repeat such runs, or another --output"
+                    f"{'; '.join(changed)}. Give --overwrite to repeat such runs, or another --output"
                 )
         return found
 
@@ -161,7 +163,7 @@ class Runner:
     def _discard_outdated(self, job: Job) -> None:
         """Remove what earlier options have left, under the run's lock."""
         config, now = self._config(job), job.plain()
-        begun = read_yaml(config) if config.is_file() else {}
+        begun = {**default_options(), **(read_yaml(config) if config.is_file() else {})}
         changed = any(begun.get(name) != now[name] for name in now if name not in FREE_ON_RESUME)
         if changed or self.overwrite:
             self.record_path(job).unlink(missing_ok=True)

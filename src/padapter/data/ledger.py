@@ -20,6 +20,9 @@ from padapter.cache import cache_folder
 WORTH_KEEPING = 1000
 #: A file that was changed just now might change again without another time of change.
 _SETTLED = 3_000_000_000
+#: Windows gives the time of creation as st_ctime: a file with another content, the size of before and its time set back
+#: could not be told from the one that was looked at. There every start looks at all pictures.
+TELLS_CHANGES = os.name != "nt"
 
 Identity = tuple[int, int, int, int]
 
@@ -28,7 +31,8 @@ class Ledger:
     """Stamps of the sound pictures of one folder, by their paths in it; a file that has changed is not known.
 
     A file is the same if its size, its inode and its times of last change are: that of the content, and that of the
-    entry in the file system, which no copying tool sets back.
+    entry in the file system, which no copying tool sets back. Where that cannot be asked for (`TELLS_CHANGES`), no
+    file is known.
 
     Args:
         root: The folder.
@@ -63,14 +67,19 @@ class Ledger:
             self.new[key] = before, stamp
 
     def identity(self, key: str) -> Identity | None:
-        """What changes whenever the file of a picture does; None if there is no such file."""
+        """What changes whenever the file of a picture does; None if there is no such file, or nobody could tell."""
         return _identity(os.path.join(self._top, key))
 
     def keep(self) -> None:
-        """Write down what is new, if that is much; what cannot be written is found out again next time."""
+        """Write down what is new, if that is much; what cannot be written is found out again next time.
+
+        Pictures that are gone or have changed are dropped then, whoever took them down: a ledger names no more files
+        than there are in the folder.
+        """
         if len(self.new) < WORTH_KEEPING:
             return
-        everything = {**self._read(), **self.new}
+        still = {key: found for key, found in self._read().items() if key not in self.new and self.stamp(key)}
+        everything = {**still, **self.new}
         partial = self.file.with_name(f"{self.file.name}.{os.getpid()}.partial")
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)
@@ -94,6 +103,8 @@ class Ledger:
 
 
 def _identity(path: str) -> Identity | None:
+    if not TELLS_CHANGES:
+        return None
     try:
         found = os.stat(path)
     except OSError:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from padapter.data.check import DataTask, examine
 from padapter.data.examples import Examples
 from padapter.data.report import Report
-from padapter.data.schema import Field, asked_fields
+from padapter.data.schema import WEIGHT, Field, asked_fields
 from padapter.data.source import Source
 from padapter.data.sources import open_source
 from padapter.data.tables import in_memory
@@ -36,6 +36,7 @@ class LoadedData:
         fingerprint: Equal for equal rows in equal order with equal pictures (see :func:`load_data`).
         report: What was found on the way.
         rule: The scoring rule that the data's publisher asks for; None for the task's own.
+        unweighted: The fingerprint that the same rows would have if none had a weight.
     """
 
     dataset: datasets.Dataset
@@ -44,6 +45,7 @@ class LoadedData:
     fingerprint: str
     report: Report
     rule: str | None = None
+    unweighted: str = ""
 
 
 def load_data(
@@ -99,10 +101,10 @@ def load_data(
     if limit is not None and limit < len(examples):
         chosen = sorted(random.Random(seed).sample(range(len(examples)), limit))
         examples = examples.select(chosen)
-    found = fingerprint(source, task.name, examples)
+    found, unweighted = fingerprints(source, task.name, examples)
     source.images.remember()
     table = _build(source, task.fields, examples, found)
-    return LoadedData(table, source.name, source.split, found, report, source.rule)
+    return LoadedData(table, source.name, source.split, found, report, source.rule, unweighted)
 
 
 def refusal(spec: str, task: DataTask, report: Report, *, skippable: bool) -> str:
@@ -138,12 +140,27 @@ def _build(source: Source, fields: Sequence[Field], examples: Examples, name: st
 
 def fingerprint(source: Source, task: str, examples: Examples) -> str:
     """What stands for these rows and their pictures; see :func:`load_data`."""
-    digest = hashlib.sha256(task.encode())
+    return fingerprints(source, task, examples)[0]
+
+
+def fingerprints(source: Source, task: str, examples: Examples) -> tuple[str, str]:
+    """The fingerprint, and the one that the same rows would have without weights."""
+    digest, unweighted = hashlib.sha256(task.encode()), hashlib.sha256(task.encode())
     stamps: dict[str, str] = {}
     for key, image, values in examples.records():
         if image not in stamps:
             stamps[image] = source.images.stamp(image)
         # What a row lacks is left out, so that a new optional field changes no fingerprint.
         there = {name: value for name, value in values.items() if value is not None}
-        digest.update(json.dumps([key, image, stamps[image], there], sort_keys=True, ensure_ascii=True).encode())
-    return digest.hexdigest()[:16]
+        written = _written(key, image, stamps[image], there)
+        digest.update(written)
+        unweighted.update(
+            _written(key, image, stamps[image], {name: there[name] for name in there.keys() - {WEIGHT.name}})
+            if WEIGHT.name in there
+            else written
+        )
+    return digest.hexdigest()[:16], unweighted.hexdigest()[:16]
+
+
+def _written(*values: object) -> bytes:
+    return json.dumps(values, sort_keys=True, ensure_ascii=True).encode()

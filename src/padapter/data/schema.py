@@ -41,6 +41,11 @@ class WordlessError(FieldError):
         self.value = value
 
 
+#: Letters and signs by their categories that say nothing all the same: fillers, the blank of Braille, and the sign for
+#: what could not be decoded, which BERT's tokenizer drops.
+_BLANK = frozenset("\u115f\u1160\u3164\uffa0\u2800\ufffd")
+
+
 @dataclass(frozen=True)
 class Field:
     """One column of a task's data besides ``id`` and ``image``.
@@ -51,7 +56,7 @@ class Field:
             (a boolean; on disk also 0 and 1, and each as text) or ``number`` (above 0; on disk also as text).
         alias: A second name accepted on disk.
         required: Without it a row cannot be used; otherwise it becomes None.
-        words: At least one character must be more than punctuation or white space.
+        words: At least one character must be more than punctuation or white space; otherwise one must be visible.
         keep_empty: In a list, empty entries stay (an annotator who left the answer empty counts); otherwise they
             are left out. Either way one entry must not be empty.
     """
@@ -178,10 +183,22 @@ _clean_entry = lru_cache(maxsize=1 << 16)(clean_text)
 
 
 def has_words(text: str) -> bool:
-    """True if some character is no punctuation, no ASCII sign, no white space and not invisible (emoji count)."""
+    """True if some visible character is no punctuation and no ASCII sign (emoji count)."""
     return any(
-        unicodedata.category(character)[0] not in ("PZCS" if character.isascii() else "PZC") for character in text
+        _shows(character) and unicodedata.category(character)[0] not in ("PS" if character.isascii() else "P")
+        for character in text
     )
+
+
+def is_visible(text: str) -> bool:
+    """True if some character shows: of others (zero-width, control, accents without a letter) no token may be left."""
+    return any(map(_shows, text))
+
+
+def _shows(character: str) -> bool:
+    category = unicodedata.category(character)
+    # Mn: an accent belongs to the character in front of it; tokenizers for lower case drop it.
+    return category[0] not in "ZC" and category != "Mn" and character not in _BLANK
 
 
 def describe(value: Any) -> str:
@@ -220,9 +237,10 @@ def _parse_text(spec: Field, value: Any, notes: list[str]) -> str | None:
 def _parse_texts(spec: Field, value: Any, notes: list[str]) -> list[str]:
     entries = value if isinstance(value, list) else [value]
     texts = [_entry(entry) for entry in entries]
-    full = [text for text in texts if (has_words(text) if spec.words else text)]
+    full = [text for text in texts if (has_words(text) if spec.words else is_visible(text))]
     if not full:
-        raise WordlessError(f"has no usable entry: {describe(value)}", texts)
+        unseen = "no visible character" if any(texts) and not any(map(is_visible, texts)) else "no usable entry"
+        raise WordlessError(f"has {unseen}: {describe(value)}", texts)
     if len(full) < len(texts):
         done = "kept for scoring, never a training target" if spec.keep_empty else "left out"
         notes.append(f"empty entries in {spec.name!r} ({done})")

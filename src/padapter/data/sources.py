@@ -48,8 +48,7 @@ def open_source(spec: str, task: str, *, split: str = "train", seed: int = 0) ->
     Raises:
         UserError: Nothing is there, or it has no such split, or it is not data.
     """
-    if not spec.strip():
-        raise UserError(f"The data spec is empty. Data are {FORMS}.")
+    check_there(spec)
     scheme = scheme_of(spec)
     if scheme is not None:
         return scheme.open(spec, task, split, seed)
@@ -63,11 +62,24 @@ def open_source(spec: str, task: str, *, split: str = "train", seed: int = 0) ->
                 f"{path}: unknown kind of file; data are .jsonl, .json or .csv files, or a folder. {advice}"
             )
         return _from_file(path, path.name, split)
+    return _open_hub(spec, split)
+
+
+def check_there(spec: str) -> None:
+    """Refuse a spec that names nothing, without reading anything; a benchmark or a hub id is not looked for.
+
+    Raises:
+        UserError: saying what a spec may be.
+    """
+    if not spec.strip():
+        raise UserError(f"The data spec is empty. Data are {FORMS}.")
+    path = Path(spec).expanduser()
+    if scheme_of(spec) is not None or path.exists():
+        return
     if path.suffix.lower() in (*ANNOTATION_SUFFIXES, ".ndjson") or spec.startswith((".", "/", "~")) or "\\" in spec:
         raise UserError(f"{spec}: no such file or folder.{_close_names(path)} Data are {FORMS}.")
-    if _HUB_ID.match(spec):
-        return _open_hub(spec, split)
-    raise UserError(f"{spec}: no such file or folder, and not a hub id.{_close_names(path)} Data are {FORMS}.")
+    if not _HUB_ID.match(spec):
+        raise UserError(f"{spec}: no such file or folder, and not a hub id.{_close_names(path)} Data are {FORMS}.")
 
 
 def names_its_split(spec: str) -> bool:

@@ -7,6 +7,7 @@ import os
 import tempfile
 import threading
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ _POLICY = (
     "object-src 'none'; base-uri 'self'; form-action 'self'"
 )
 _TO_RESULT = "() => { document.getElementById('result').scrollIntoView({ block: 'center' }); }"
+_QUIET = {"api_visibility": "private"}
 _FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif"]
 _MONO = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"]
 
@@ -43,41 +45,7 @@ def build(session: Session, examples: Sequence[Example] = ()) -> gr.Blocks:
     Returns:
         Blocks to launch with `settings`.
     """
-    titles = [choice.title for choice in session.choices]
-    start = next(choice for choice in session.choices if choice.adapter is not None)
-
-    def ask(picture: str | None, text: str | None, title: str, strength: float) -> tuple[Any, ...]:
-        if picture is None:
-            return _shown(_problem("Choose a picture first."), None, strength)
-        try:
-            answer = session.answer(picture, text, title)
-        except UserError as problem:
-            return _shown(_problem(str(problem).replace(picture, Path(picture).name)), None, strength)
-        return _shown(_answered(answer), answer, strength)
-
-    def switch(picture: str | None, text: str | None, title: str, strength: float) -> tuple[Any, ...]:
-        choice = session.choice(title)
-        unready = picture is None or (choice.asks_for is not None and not (text or "").strip())
-        found = _shown(_empty(), None, strength) if unready else ask(picture, text, title, strength)
-        return gr.update(**_text_settings(choice)), *found
-
-    def redraw(answer: Answer | None, token: int, strength: float) -> Any:
-        if answer is None or answer.explanation is None:
-            return None
-        return overlay(answer.explanation, token=None if token < 0 else token, strength=strength)
-
-    def try_example(task: str, mine: Sequence[Example]) -> Any:
-        def show(number: int, title: str, strength: float) -> tuple[Any, ...]:
-            """An example is asked at once: of the chosen model, or of the first one for its task."""
-            choice = session.choice(title)
-            if choice.source.task.name != task:
-                choice = next(one for one in session.choices if one.adapter and one.source.task.name == task)
-            _, picture, text = mine[number]
-            box = gr.update(value=text, **_text_settings(choice))
-            return picture, box, choice.title, *ask(picture, text, choice.title, strength)
-
-        return show
-
+    asked = _Asked(session)
     with gr.Blocks(title="padapter demo", analytics_enabled=False) as page:
         gr.HTML(
             f"<h1>Ask {html.escape(Path(session.model).name)}, with and without its adapters</h1>"
@@ -87,51 +55,130 @@ def build(session: Session, examples: Sequence[Example] = ()) -> gr.Blocks:
         )
         with gr.Row(equal_height=False):
             with gr.Column(scale=4, min_width=300):
-                picture = gr.Image(label="Picture", sources=["upload", "clipboard"], height=300, elem_id="picture")
-                picture.preprocess = _path_of  # a subclass would make Gradio write a file beside this one
-                text = gr.Textbox(elem_id="text", lines=1, max_lines=3, **_text_settings(start))
-                model = gr.Radio(titles, value=start.title, label="Model", elem_id="model")
-                button = gr.Button("Ask", variant="primary", elem_id="ask")
+                question = _question(session)
             with gr.Column(scale=5, min_width=300):
-                result = gr.HTML(_empty(), elem_id="result", padding=False)
-                drawn = gr.Image(
-                    label="What the answer rests on",
-                    interactive=False,
-                    visible=False,
-                    format="png",
-                    elem_id="map",
-                    buttons=["download", "fullscreen"],
-                )
-                with gr.Row(visible=False, elem_id="controls") as controls:
-                    token = gr.Dropdown([(WHOLE, -1)], value=-1, label="Map of", elem_id="token", min_width=220)
-                    strength = gr.Slider(
-                        0.0,
-                        1.0,
-                        STRENGTH,
-                        step=0.05,
-                        label="Strength of the map",
-                        elem_id="strength",
-                        min_width=220,
-                        buttons=[],
-                    )
-        state = gr.State(None)
-        outputs = [result, drawn, controls, token, state]
-        inputs = [picture, text, model, strength]
-        quiet = {"api_visibility": "private"}
-        gr.on([button.click, text.submit], ask, inputs, outputs, show_progress_on=[result], **quiet)
-        model.input(switch, inputs, [text, *outputs], show_progress_on=[result], **quiet)
-        gr.on([token.input, strength.release], redraw, [state, token, strength], drawn, show_progress="hidden", **quiet)
+                shown = _result()
+        _connect(asked, question, shown)
         for task in dict.fromkeys(example[0] for example in examples):
             rows, mine = _example_rows(session, examples, task)
-            rows.click(None, js=_TO_RESULT, show_progress="hidden", **quiet)
+            rows.click(None, js=_TO_RESULT, show_progress="hidden", **_QUIET)
             rows.click(
-                try_example(task, mine),
-                [rows, model, strength],
-                [picture, text, model, *outputs],
-                show_progress_on=[result],
-                **quiet,
+                asked.example(task, mine),
+                [rows, question.model, shown.strength],
+                [question.picture, question.text, question.model, *shown.outputs],
+                show_progress_on=[shown.result],
+                **_QUIET,
             )
     return page
+
+
+class _Asked:
+    """What happens on the page; each returns what the outputs of `_Shown` become, and more where it says so."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+
+    def ask(self, picture: str | None, text: str | None, title: str, strength: float) -> tuple[Any, ...]:
+        if picture is None:
+            return _shown(_problem("Choose a picture first."), None, strength)
+        try:
+            answer = self.session.answer(picture, text, title)
+        except UserError as problem:
+            return _shown(_problem(str(problem).replace(picture, Path(picture).name)), None, strength)
+        return _shown(_answered(answer), answer, strength)
+
+    def switch(self, picture: str | None, text: str | None, title: str, strength: float) -> tuple[Any, ...]:
+        """Another model was chosen: it is asked the same. Comes with the field for the text."""
+        choice = self.session.choice(title)
+        unready = picture is None or (choice.asks_for is not None and not (text or "").strip())
+        found = _shown(_empty(), None, strength) if unready else self.ask(picture, text, title, strength)
+        return gr.update(**_text_settings(choice)), *found
+
+    def example(self, task: str, mine: Sequence[Example]) -> Callable[[int, str, float], tuple[Any, ...]]:
+        """Makes what happens to a click on one of these. Comes with picture, text and model."""
+
+        def show(number: int, title: str, strength: float) -> tuple[Any, ...]:
+            """An example is asked at once: of the chosen model, or of the first one for its task."""
+            choice = self.session.choice(title)
+            if choice.source.task.name != task:
+                choice = next(one for one in self.session.choices if one.adapter and one.source.task.name == task)
+            _, picture, text = mine[number]
+            box = gr.update(value=text, **_text_settings(choice))
+            return picture, box, choice.title, *self.ask(picture, text, choice.title, strength)
+
+        return show
+
+
+@dataclass(frozen=True)
+class _Question:
+    """Components that say what is asked of whom."""
+
+    picture: Any
+    text: Any
+    model: Any
+    button: Any
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """Components that show an answer; ``state`` holds it."""
+
+    result: Any
+    drawn: Any
+    controls: Any
+    token: Any
+    strength: Any
+    state: Any
+
+    @property
+    def outputs(self) -> list[Any]:
+        """In the order of `_shown`."""
+        return [self.result, self.drawn, self.controls, self.token, self.state]
+
+
+def _question(session: Session) -> _Question:
+    start = next(choice for choice in session.choices if choice.adapter is not None)
+    picture = gr.Image(label="Picture", sources=["upload", "clipboard"], height=300, elem_id="picture")
+    picture.preprocess = _path_of  # a subclass would make Gradio write a file beside this one
+    text = gr.Textbox(elem_id="text", lines=1, max_lines=3, **_text_settings(start))
+    model = gr.Radio([choice.title for choice in session.choices], value=start.title, label="Model", elem_id="model")
+    return _Question(picture, text, model, gr.Button("Ask", variant="primary", elem_id="ask"))
+
+
+def _result() -> _Shown:
+    result = gr.HTML(_empty(), elem_id="result", padding=False)
+    drawn = gr.Image(
+        label="What the answer rests on",
+        interactive=False,
+        visible=False,
+        format="png",
+        elem_id="map",
+        buttons=["download", "fullscreen"],
+    )
+    with gr.Row(visible=False, elem_id="controls") as controls:
+        token = gr.Dropdown([(WHOLE, -1)], value=-1, label="Map of", elem_id="token", min_width=220)
+        strength = gr.Slider(
+            0.0, 1.0, STRENGTH, step=0.05, label="Strength of the map", elem_id="strength", min_width=220, buttons=[]
+        )
+    return _Shown(result, drawn, controls, token, strength, gr.State(None))
+
+
+def _connect(asked: _Asked, question: _Question, shown: _Shown) -> None:
+    inputs = [question.picture, question.text, question.model, shown.strength]
+    ways = [question.button.click, question.text.submit]
+    gr.on(ways, asked.ask, inputs, shown.outputs, show_progress_on=[shown.result], **_QUIET)
+    question.model.input(
+        asked.switch, inputs, [question.text, *shown.outputs], show_progress_on=[shown.result], **_QUIET
+    )
+    changes = [shown.token.input, shown.strength.release]
+    redrawn = [shown.state, shown.token, shown.strength]
+    gr.on(changes, _redraw, redrawn, shown.drawn, show_progress="hidden", **_QUIET)
+
+
+def _redraw(answer: Answer | None, token: int, strength: float) -> Any:
+    if answer is None or answer.explanation is None:
+        return None
+    return overlay(answer.explanation, token=None if token < 0 else token, strength=strength)
 
 
 def settings() -> dict[str, Any]:
@@ -140,7 +187,9 @@ def settings() -> dict[str, Any]:
 
     style = resources.files(__package__).joinpath("assets").joinpath("page.css").read_text(encoding="utf-8")
     return {
-        "theme": gr.themes.Default(primary_hue="blue", neutral_hue="slate", font=_FONTS, font_mono=_MONO),
+        "theme": gr.themes.Default(primary_hue="blue", neutral_hue="slate", font=_FONTS, font_mono=_MONO).set(
+            body_text_color_subdued="*neutral_600"  # Gradio's own is too pale to read on white
+        ),
         "css": style,
         "share": False,
         "footer_links": [],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -171,6 +171,25 @@ class _Readers:
 def attention_sites(backbone: Backbone) -> list[AttentionSite]:
     """The attention modules of a model, named as in the base model."""
     return [site for site in find_sites(backbone.base_model).values() if isinstance(site, AttentionSite)]
+
+
+@dataclass(frozen=True)
+class Planned:
+    """An attention module that would be looked at: full name, number of its layer, number of heads."""
+
+    name: str
+    index: int | None
+    heads: int
+
+
+def planned(backbone: Backbone, where: str | None = None) -> list[Planned]:
+    """The attention modules that `diagnose` looks at.
+
+    Raises:
+        UserError: as `diagnose` for ``where``.
+    """
+    heads = {site.name: site.num_heads for site in attention_sites(backbone)}
+    return [Planned(name, _index(name), heads[name]) for name in _sites(backbone, where)]
 
 
 def _sites(backbone: Backbone, where: str | None) -> list[str]:

@@ -45,7 +45,7 @@ def check_tsne() -> Any:
     return TSNE
 
 
-def embed(layer: Layer, *, head: int | None = None, seed: int = 0) -> Map:
+def embed(layer: Layer, *, head: int | None = None, most: int | None = None, seed: int = 0) -> Map:
     """Map the sampled nodes of a layer, before and after together.
 
     t-SNE (van der Maaten and Hinton 2008) as scikit-learn computes it, started from the principal components, with a
@@ -54,6 +54,7 @@ def embed(layer: Layer, *, head: int | None = None, seed: int = 0) -> Map:
     Args:
         layer: with sampled nodes.
         head: one head's features; None for all heads together.
+        most: at most this many query nodes, and value nodes, of what was sampled; None for all.
         seed: of the optimisation.
 
     Returns:
@@ -71,7 +72,7 @@ def embed(layer: Layer, *, head: int | None = None, seed: int = 0) -> Map:
         if points is not None:
             for kind in ("query", "value"):
                 nodes = getattr(points, kind) if head is None else getattr(points, f"{kind}_heads")[head]
-                groups.append((kind, state_name, nodes))
+                groups.append((kind, state_name, nodes[:most]))  # in random order, the same in both states
     total = sum(len(nodes) for _, _, nodes in groups)
     if total < LEAST:
         raise UserError(f"{layer.label}: {total} nodes were sampled, and a map needs {LEAST}; raise points or rows.")

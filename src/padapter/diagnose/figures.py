@@ -22,19 +22,22 @@ WIDE, NARROW = 7.2, 4.3
 _ROW = 0.32
 
 
-def figure_tsne(layer: Layer, *, head: int | None = None, seed: int = 0, palette: Palette = LIGHT) -> Figure:
+def figure_tsne(
+    layer: Layer, *, head: int | None = None, most: int | None = None, seed: int = 0, palette: Palette = LIGHT
+) -> Figure:
     """Query and value nodes of a layer in one map, before and after adaptation.
 
     Args:
         layer: with sampled nodes.
         head: one head's features; None for all heads together.
+        most: at most this many query nodes, and value nodes, of what was sampled; None for all.
         seed: of the optimisation.
         palette: colours.
 
     Raises:
         UserError: see `padapter.diagnose.embedding.embed`.
     """
-    places = embed(layer, head=head, seed=seed)
+    places = embed(layer, head=head, most=most, seed=seed)
     states = [state for state in STATES if state in places.query]
     with style(palette):
         figure = _figure(WIDE if len(states) > 1 else NARROW, 3.5)
@@ -209,8 +212,10 @@ def figure_gain(layer: Layer, *, by: str = "distance", palette: Palette = LIGHT)
 
 def _figure(width: float, height: float) -> Figure:
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    return Figure(figsize=(width, height), layout="constrained")
+    # Numbers at the ends of two axes beside each other must not read as one.
+    return Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(wspace=0.08))
 
 
 def _edge(palette: Palette) -> dict[str, Any]:

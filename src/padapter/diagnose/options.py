@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import PurePath
 
+from padapter.diagnose.head_maps import check as check_head_maps
 from padapter.options.fields import check_at_least, check_choices, option, refuse
 
 #: What a file of results may be, by how its name ends.
@@ -27,6 +28,11 @@ class DiagnoseOptions:
     points: int = option(
         150, help="Query nodes, and value nodes, of each layer in its t-SNE map; 0 leaves the maps out."
     )
+    head_maps: str | None = option(
+        None,
+        metavar="N,...|all",
+        help="Draw a t-SNE map of each head of these layers too, counted from 0; with many heads of fewer nodes each.",
+    )
     where: str | None = option(
         None,
         metavar="PARTS",
@@ -45,6 +51,10 @@ class DiagnoseOptions:
         check_at_least(self, 0, "points", "seed")
         if 0 < self.points < 8:
             raise refuse("--points", f"a map needs at least 8 nodes of each kind, got {self.points}; 0 leaves maps out")
+        if self.head_maps is not None:
+            check_head_maps(self.head_maps)
+            if not self.writes_page or not self.points:
+                raise refuse("--head-maps", "maps are drawn on a page (-o PAGE.html) with --points of at least 8")
         ends = [("--output", self.output, PAGE + NUMBERS)]
         if self.numbers is not None:
             ends.append(("--numbers", self.numbers, NUMBERS))

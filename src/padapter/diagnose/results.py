@@ -113,7 +113,6 @@ class Layer:
         before: without the adapter.
         after: with it; None for a model that is not adapted.
         exponents: "p" and "mu" where the layer has them.
-        notes: what could not be measured, and why.
     """
 
     name: str
@@ -125,7 +124,6 @@ class Layer:
     before: State
     after: State | None
     exponents: dict[str, Exponent] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
 
     def gain(self, by: str = "distance") -> tuple[Array | None, Array | None]:
         """Which value nodes gained weight: changes of their shares, means over nodes and heads.

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,41 @@ def diagnose_run(options: DiagnoseOptions) -> Diagnosis:
     Raises:
         UserError: a file exists or cannot be written, or anything is wrong with run or data.
     """
-    from padapter.diagnose.collect import diagnose
+    from padapter.diagnose.collect import diagnose, planned
     from padapter.diagnose.embedding import check_tsne
+    from padapter.diagnose.head_maps import chosen
+    from padapter.evaluation.source import load_source
+    from padapter.options import SourceOptions
 
+    files = _files(options)
+    maps = options.writes_page and options.points > 0
+    if maps:
+        check_tsne()  # now, and not after reading the data
+    source = load_source(SourceOptions(run=options.run, device=options.device))
+    heads = [] if options.head_maps is None else chosen(options.head_maps, planned(source.backbone, options.where))
+    found = diagnose(
+        source,
+        options.data,
+        split=options.split,
+        rows=options.rows,
+        points=options.points if maps else 0,
+        where=options.where,
+        batch_size=options.batch_size,
+        seed=options.seed,
+        quiet=options.quiet,
+    )
+    for flag, path in files:
+        text = _page(found, heads, options.quiet) if path.suffix.lower() == ".html" else _numbers(found, path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        except OSError as problem:
+            raise UserError(f"{flag}: {path} cannot be written ({problem.strerror or problem})") from problem
+    return found
+
+
+def _files(options: DiagnoseOptions) -> list[tuple[str, Path]]:
+    """What is to be written, by the option that names it."""
     files = [("--output", Path(options.output).expanduser())]
     if options.numbers is not None:
         files.append(("--numbers", Path(options.numbers).expanduser()))
@@ -38,28 +71,7 @@ def diagnose_run(options: DiagnoseOptions) -> Diagnosis:
             raise UserError(f"{flag}: {path} is a folder; name a file")
         if path.exists() and not options.overwrite:
             raise UserError(f"{flag}: {path} exists; --overwrite replaces it")
-    maps = options.writes_page and options.points > 0
-    if maps:
-        check_tsne()  # now, and not after reading the data
-    found = diagnose(
-        options.run,
-        options.data,
-        split=options.split,
-        rows=options.rows,
-        points=options.points if maps else 0,
-        where=options.where,
-        batch_size=options.batch_size,
-        seed=options.seed,
-        device=options.device,
-        quiet=options.quiet,
-    )
-    for flag, path in files:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(_as_text(found, path.suffix.lower()), encoding="utf-8")
-        except OSError as problem:
-            raise UserError(f"{flag}: {path} cannot be written ({problem.strerror or problem})") from problem
-    return found
+    return files
 
 
 def to_json(found: Diagnosis) -> str:
@@ -77,12 +89,19 @@ def to_csv(found: Diagnosis) -> str:
     return file.getvalue()
 
 
-def _as_text(found: Diagnosis, suffix: str) -> str:
-    if suffix == ".html":
-        from padapter.diagnose.page import render
+def _page(found: Diagnosis, heads: Collection[str], quiet: bool) -> str:
+    from padapter.diagnose.page import render
+    from padapter.diagnose.sections import has_map
+    from padapter.evaluation.progress import progress
 
-        return render(found)
-    return to_json(found) if suffix == ".json" else to_csv(found)
+    mapped = [layer for layer in found.layers if has_map(layer)]
+    count = len(mapped) + sum(layer.heads for layer in mapped if layer.name in heads)
+    with progress("drawing maps", count, quiet=quiet or not count) as advance:
+        return render(found, heads=heads, drawn=advance)
+
+
+def _numbers(found: Diagnosis, path: Path) -> str:
+    return to_json(found) if path.suffix.lower() == ".json" else to_csv(found)
 
 
 def _without_nan(record: dict[str, Any]) -> dict[str, Any]:

@@ -9,8 +9,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from padapter.evaluation.asking import Asking, resolve_asking
     from padapter.evaluation.evaluating import Evaluation, evaluate, evaluate_source, predict_source
-    from padapter.evaluation.predict import Asking, predict_rows, resolve_asking
+    from padapter.evaluation.predict import predict_rows
     from padapter.evaluation.processes import join_processes
     from padapter.evaluation.results import peak_memory, provenance, write_json
     from padapter.evaluation.source import Source, load_source
@@ -32,8 +33,9 @@ __all__ = [
 ]
 
 _HOMES = {
+    "asking": ("Asking", "resolve_asking"),
     "evaluating": ("Evaluation", "evaluate", "evaluate_source", "predict_source"),
-    "predict": ("Asking", "predict_rows", "resolve_asking"),
+    "predict": ("predict_rows",),
     "processes": ("join_processes",),
     "results": ("peak_memory", "provenance", "write_json"),
     "source": ("Source", "load_source"),

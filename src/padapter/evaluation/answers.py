@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from padapter.backbones.digest import backbone_digest
+from padapter.evaluation.asking import Asking
 from padapter.evaluation.journal import Journal, take_up
-from padapter.evaluation.predict import Asking, predict_rows, without_images
+from padapter.evaluation.predict import predict_rows, without_images
 from padapter.evaluation.processes import Processes
 from padapter.evaluation.results import package_versions
 from padapter.tasks import Prediction, Task

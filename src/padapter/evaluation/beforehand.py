@@ -101,10 +101,19 @@ def check_source(options: SourceOptions) -> Task:
     task = with_scoring(get_task(trained.task if trained is not None else str(options.task)), options, trained)
     listed_candidates(options.candidates)
     adapter_folder(options)
-    model = options.model
-    if model is not None and model.startswith((".", "/", "~")) and not Path(model).expanduser().exists():
-        raise refuse("--model", f"there is no such folder: {model}")
+    if options.model is not None:
+        check_model(options.model)
     return task
+
+
+def check_model(model: str) -> None:
+    """Refuse a model that can only be a folder, and is none.
+
+    Raises:
+        UserError: naming ``--model``.
+    """
+    if model.startswith((".", "/", "~")) and not Path(model).expanduser().exists():
+        raise refuse("--model", f"there is no such folder: {model}")
 
 
 def trained_options(options: SourceOptions, run: Path) -> TrainOptions:

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from padapter.data import LoadedData, overlap
 from padapter.evaluation.answers import answer_rows
+from padapter.evaluation.asking import Asking
 from padapter.evaluation.beforehand import Questions, data_to_score, rows_to_answer
 from padapter.evaluation.files import output_problems, read_json
 from padapter.evaluation.journal import remove_partials
-from padapter.evaluation.predict import Asking, without_images
+from padapter.evaluation.predict import without_images
 from padapter.evaluation.processes import join_processes
 from padapter.evaluation.results import peak_memory, provenance, write_json, write_jsonl
 from padapter.evaluation.source import load_source

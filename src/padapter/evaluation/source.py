@@ -13,10 +13,10 @@ import torch
 from padapter.backbones import Backbone, load_backbone
 from padapter.cache import cache_folder
 from padapter.errors import UserError
+from padapter.evaluation.asking import Asking, resolve_asking, with_prompt
 from padapter.evaluation.beforehand import adapter_folder, listed_candidates, trained_options, weights_name
 from padapter.evaluation.files import read_json
 from padapter.evaluation.pictures import read_preprocessing
-from padapter.evaluation.predict import Asking, resolve_asking, with_prompt
 from padapter.evaluation.processes import local_device
 from padapter.evaluation.scoring import with_scoring
 from padapter.methods import Method, get_method, method_of
@@ -187,6 +187,9 @@ def _from_run(options: SourceOptions, run: Path) -> Source:
         inference=inference,
         num_beams=options.num_beams or (trained.num_beams if generates else None),
         max_new_tokens=options.max_new_tokens or (trained.max_new_tokens if generates else None),
+        min_new_tokens=(
+            options.min_new_tokens if options.min_new_tokens is not None or not generates else trained.min_new_tokens
+        ),
         rank_candidates=options.rank_candidates or trained.rank_candidates,
     )
     return Source(

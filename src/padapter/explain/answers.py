@@ -61,9 +61,11 @@ def explain_answer(
         An explanation with one side.
 
     Raises:
-        UserError: if the model cannot be followed (`padapter.explain.layout`), or the token is not in the text.
+        UserError: if the model cannot be followed (`padapter.explain.layout`), the token is not in the text, or there
+            is no such layer.
     """
     reading = read(backbone, picture, prompt, text)
+    _check_layers(reading, layers)
     names = _names(backbone, reading)
     chosen = _chosen(names, token, text)
     groups: list[tuple[str, float, list[_Term]]] = [
@@ -112,6 +114,16 @@ def _chosen(names: Sequence[str], token: int | str | None, text: str) -> list[in
         listed = ", ".join(f"{index} {name!r}" for index, name in enumerate(names, 1))
         raise UserError(f"--token: {token!r} is no token of {text!r}; give the number or the text of one of: {listed}")
     return found
+
+
+def _check_layers(reading: Reading, layers: Collection[int] | None) -> None:
+    known = sorted({record.layer for record in reading.records if record.layer is not None})
+    unknown = sorted(set(layers or ()) - set(known))
+    if unknown:
+        raise UserError(
+            f"--layers: there is no layer {', '.join(map(str, unknown))}; this model has layers "
+            f"{', '.join(map(str, known))}"
+        )
 
 
 def _against(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from padapter.explain.explanation import AttentionMap, Explanation, spread
+from padapter.explain.explanation import AttentionMap, Explanation, Side, spread
 from padapter.explain.rules import Array
+from padapter.explain.views import View
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
 
 _HEAT: dict[str, Any] = {"cmap": "inferno", "alpha": 0.65, "vmin": 0.0}
 _CELL = 3.2
+_SIDE = 1000  # pixels of the picture in a panel; more would take long and not be seen
+_NO_MORE = 60  # letters of an answer above its panel
 _Cell = tuple[str, "Array | None"]
 
 
@@ -30,13 +34,13 @@ def draw(explanation: Explanation, *, layer: int | None = None) -> Figure:
     """
     from matplotlib.figure import Figure
 
+    explanation = _smaller(explanation)
     top: list[_Cell] = [("picture", None)]
-    top += [(f"{side.title}: relevance", explanation.on_picture(i)) for i, side in enumerate(explanation.sides)]
+    top += [(_relevance(side), explanation.on_picture(i)) for i, side in enumerate(explanation.sides)]
     below = _attention(explanation, layer)
     columns, rows = max(len(top), len(below)), 1 + bool(below)
-    width, height = explanation.picture.size
-    shape = np.clip(height / width, 0.4, 2.0)
-    figure = Figure(figsize=(_CELL * columns, (_CELL * shape + 0.35) * rows + 0.75), layout="constrained")
+    shape = _shape(explanation)
+    figure = Figure(figsize=(_CELL * columns, (_CELL * shape + 0.45) * rows + 1.0), layout="constrained")
     figure.suptitle(f"“{explanation.text}”  after  “{explanation.prompt.strip()}”", fontsize=11, wrap=True)
     axes = figure.subplots(rows, columns, squeeze=False)
     for axis in axes.flat:
@@ -44,14 +48,67 @@ def draw(explanation: Explanation, *, layer: int | None = None) -> Figure:
     for line, cells in zip(axes, (top, below), strict=False):
         for axis, cell in zip(line, cells, strict=False):
             _draw(axis, explanation, *cell)
+    _scale(figure, axes, explanation)
     return figure
 
 
+def _relevance(side: Side) -> str:
+    if side.answer is None:
+        return f"{side.title}: relevance"
+    said = side.answer if len(side.answer) <= _NO_MORE else f"{side.answer[:_NO_MORE]}..."
+    return f"{side.title} (says “{said}”): relevance"
+
+
+def _scale(figure: Figure, axes: Any, explanation: Explanation) -> None:
+    """What colours mean, as they look on this picture: laid over its mean colour."""
+    from matplotlib import colormaps
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import ListedColormap
+
+    behind = np.asarray(explanation.picture, dtype=float).reshape(-1, 3).mean(axis=0) / 255
+    colours = colormaps[_HEAT["cmap"]](np.linspace(0, 1, 256))[:, :3]
+    mixed = ListedColormap(_HEAT["alpha"] * colours + (1 - _HEAT["alpha"]) * behind)
+    bar = figure.colorbar(ScalarMappable(cmap=mixed), ax=axes, location="bottom", shrink=0.3, aspect=30, pad=0.03)
+    bar.set_ticks([0, 1], labels=["0", "most of each map"])
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(length=0, labelsize=9)
+
+
+def _smaller(explanation: Explanation) -> Explanation:
+    """The same with a picture whose longer side is at most `_SIDE`."""
+    width, height = explanation.picture.size
+    if max(width, height) <= _SIDE:
+        return explanation
+    size = max(1, round(width * _SIDE / max(width, height))), max(1, round(height * _SIDE / max(width, height)))
+    across, down = size[0] / width, size[1] / height
+
+    def scaled(views: tuple[View, ...]) -> tuple[View, ...]:
+        boxes = [np.multiply(view.box, (across, down, across, down)).tolist() for view in views]
+        return tuple(View(tuple(box), view.rows, view.columns) for box, view in zip(boxes, views, strict=True))
+
+    sides = tuple(
+        replace(side, attention=tuple(replace(one, views=scaled(one.views)) for one in side.attention))
+        for side in explanation.sides
+    )
+    picture = explanation.picture.resize(size)
+    return replace(explanation, picture=picture, views=scaled(explanation.views), sides=sides)
+
+
+def _shape(explanation: Explanation) -> float:
+    """Height by width of a panel: the picture's own, but not so narrow that patches could not be seen."""
+    width, height = explanation.picture.size
+    return float(np.clip(height / width, 0.25, 4.0))
+
+
 def _draw(axis: Axes, explanation: Explanation, title: str, heat: Array | None) -> None:
-    axis.imshow(explanation.picture, interpolation="nearest")
+    width, height = explanation.picture.size
+    aspect = _shape(explanation) * width / height  # 1 unless the picture is stretched
+    if heat is None and not np.isclose(aspect, 1):
+        title += ", stretched here"
+    axis.imshow(explanation.picture, interpolation="nearest", aspect=aspect)
     if heat is not None:
         unseen = spread(explanation.views, [np.ones((v.rows, v.columns)) for v in explanation.views], heat.shape[::-1])
-        axis.imshow(np.ma.masked_where(unseen == 0, heat), interpolation="nearest", **_HEAT)
+        axis.imshow(np.ma.masked_where(unseen == 0, heat), interpolation="nearest", aspect=aspect, **_HEAT)
     axis.set_title(title, fontsize=9)
 
 

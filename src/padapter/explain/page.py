@@ -107,11 +107,18 @@ def _side(explanation: Explanation, side: Side) -> dict[str, Any]:
     return {
         "title": side.title,
         "tokens": list(side.tokens),
+        "probabilities": _probabilities(side),
+        "probability": _short(float(np.exp(side.log_probs[side.log_probs <= 0].sum()))),
         "words": list(side.words),
         "wordRelevance": [[_short(value) for value in row] for row in side.word_relevance],
         **_sums(explanation.views, side.relevance, explanation.picture.size),
         **_bytes(side.relevance),
     }
+
+
+def _probabilities(side: Side) -> list[float | None]:
+    """Of each token; None for "not ...", whose number is minus a log-probability and is no token's."""
+    return [_short(float(np.exp(value))) if value <= 0 else None for value in side.log_probs]
 
 
 def _bytes(grids: Sequence[Array]) -> dict[str, Any]:

@@ -180,10 +180,11 @@ def _probes(width: int, height: int) -> list[NDArray[np.uint8]]:
     shape = (height, width, 3)
     found = [np.zeros(shape, np.uint8), np.full(shape, 255, np.uint8)]
     for number in range(_OFFSETS):
-        places = np.zeros(shape)
-        places[..., 0] = np.linspace(0, _TOP, width)[None]
-        places[..., 1] = np.linspace(0, _TOP, height)[:, None]
-        found.append(np.floor(places + (number + 0.5) / _OFFSETS).astype(np.uint8))
+        places = np.zeros(shape, np.uint8)
+        for channel, length, line in ((0, width, np.s_[None, :]), (1, height, np.s_[:, None])):
+            level = np.linspace(0, _TOP, length) + (number + 0.5) / _OFFSETS
+            places[..., channel] = np.floor(level).astype(np.uint8)[line]
+        found.append(places)
     return found
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from padapter.errors import UserError
 from padapter.methods.adapter import Adapter
-from padapter.methods.any_peft import SPELLINGS, peft_methods
+from padapter.methods.any_peft import SPELLINGS, peft_methods, peft_types
 from padapter.methods.base import Method, trainable_parameters
 from padapter.methods.full import Full
 from padapter.methods.lora import Lora
@@ -37,16 +37,26 @@ def get_method(name: str) -> Method[Any]:
     wanted = name.replace("_", "-").lower()
     if wanted in METHODS:
         return METHODS[wanted]
+    if wanted in SPELLINGS:
+        raise UserError(f"unknown method '{name}'; it is asked for with --method {SPELLINGS[wanted]}")
+    types = peft_types()
+    if types is not None and wanted not in types:
+        raise UserError(
+            f"unknown method '{name}'.{_meant(wanted, [*METHODS, *types])} Known methods: {', '.join(METHODS)}; and "
+            "tuners of PEFT: `padapter methods` lists them."
+        )
     others = peft_methods()
     if wanted in others:
         return others[wanted]
-    if wanted in SPELLINGS:
-        raise UserError(f"unknown method '{name}'; it is asked for with --method {SPELLINGS[wanted]}")
-    close = difflib.get_close_matches(wanted, [*METHODS, *others], n=1)
-    hint = f" Did you mean '{close[0]}'?" if close else ""
     raise UserError(
-        f"unknown method '{name}'.{hint} Known methods: {', '.join(METHODS)}; and of PEFT: {', '.join(others)}."
+        f"unknown method '{name}'.{_meant(wanted, [*METHODS, *others])} Known methods: {', '.join(METHODS)}; and of "
+        f"PEFT: {', '.join(others)}."
     )
+
+
+def _meant(wanted: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(wanted, known, n=1)
+    return f" Did you mean '{close[0]}'?" if close else ""
 
 
 def method_of(directory: str | Path) -> Method[Any]:

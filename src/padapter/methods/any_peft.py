@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import re
+import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from padapter.errors import UserError
@@ -163,6 +166,25 @@ def peft_methods() -> dict[str, AnyPeft]:
             method = AnyPeft(key)
             found[method.name] = method
     return dict(sorted(found.items()))
+
+
+def peft_types() -> list[str] | None:
+    """Names of the types that the installed PEFT lists, tuners or not, found without importing it and torch with it.
+
+    Returns:
+        The names; ``None`` where PEFT is loaded anyway, or lists them elsewhere: :func:`peft_methods` knows then.
+    """
+    if "peft" in sys.modules:
+        return None
+    package = importlib.util.find_spec("peft")
+    folders = [] if package is None else list(package.submodule_search_locations or ())
+    for file in (Path(folder) / "utils" / "peft_types.py" for folder in folders):
+        spec = importlib.util.spec_from_file_location("_padapter_peft_types", file)
+        if file.is_file() and spec is not None and spec.loader is not None:
+            module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+            return sorted(str(item.value).lower().replace("_", "-") for item in module.PeftType)
+    return None
 
 
 def _norms(backbone: Backbone) -> list[str]:

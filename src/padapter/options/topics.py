@@ -27,11 +27,12 @@ TOPICS: dict[str, tuple[str, ...]] = {
         "max_grad_norm",
         "max_length",
     ),
-    "Course of the run": ("log_every", "eval_every", "save_every", "keep_checkpoints", "resume"),
+    "Course of the run": ("log_every", "eval_every", "keep", "save_every", "keep_checkpoints", "resume"),
     "Answers": (
         "inference",
         "num_beams",
         "max_new_tokens",
+        "min_new_tokens",
         "candidates",
         "rank_candidates",
         "prompt",

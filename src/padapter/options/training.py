@@ -22,6 +22,7 @@ INFERENCES = ("generate", "rank")
 DEVICES = ("auto", "cpu", "cuda")
 ATTENTIONS = ("sdpa", "eager")
 RESIZES = ("squash", "crop", "pad")
+KEPT = ("last", "best")
 
 
 @dataclass(kw_only=True)
@@ -55,6 +56,7 @@ class InferenceOptions(PictureOptions):
     )
     num_beams: int | None = option(None, help="Beams when generating. (default: the task's own)")
     max_new_tokens: int | None = option(None, help="Longest generated text in tokens. (default: the task's own)")
+    min_new_tokens: int | None = option(None, help="Shortest generated text in tokens. (default: the task's own)")
     rank_candidates: int | None = option(
         None, help="When ranking: candidates that survive the first-token filter. (default: 32)"
     )
@@ -83,8 +85,12 @@ class InferenceOptions(PictureOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_at_least(self, 1, "num_beams", "max_new_tokens", "rank_candidates", "eval_batch_size")
-        if self.inference == "rank" and (self.num_beams is not None or self.max_new_tokens is not None):
-            raise refuse("--inference", "'rank' generates nothing; drop --num-beams and --max-new-tokens")
+        check_at_least(self, 0, "min_new_tokens")
+        generating = (self.num_beams, self.max_new_tokens, self.min_new_tokens)
+        if self.inference == "rank" and generating != (None, None, None):
+            raise refuse(
+                "--inference", "'rank' generates nothing; drop --num-beams, --max-new-tokens and --min-new-tokens"
+            )
         if self.precision == "fp16" and self.device == "cpu":
             raise refuse("--precision", "fp16 needs a GPU; use bf16 or fp32 with --device cpu")
 
@@ -155,6 +161,12 @@ class TrainOptions(ScoringOptions):
     eval_every: str = option(NEVER, metavar="WHEN", help="Score during training: never, epoch, or every so many steps.")
     save_every: str = option("100", metavar="WHEN", help="Write a checkpoint: never, epoch, or every so many steps.")
     keep_checkpoints: int = option(1, help="How many of the latest checkpoints to keep.")
+    keep: str = option(
+        "last",
+        choices=KEPT,
+        metavar="last|best",
+        help="Weights to keep: of the last step, or of the best score on --eval during training.",
+    )
     score_base: bool = option(True, help="Score the unadapted model first, so that the gain shows.")
     resume: bool = option(False, in_yaml=False, help="Continue RUN from its last complete checkpoint.")
     overwrite: bool = option(False, in_yaml=False, help="Start anew in a RUN that exists.")
@@ -193,5 +205,9 @@ class TrainOptions(ScoringOptions):
         check_augmentation(self.augment, self.cache_features)
         if self.eval is None and self.eval_every != NEVER:
             raise refuse("--eval-every", "there is nothing to score on; give --eval DATA")
+        if self.keep == "best" and self.eval is None:
+            raise refuse("--keep", "'best' needs rows to score on during training; give --eval DATA and --eval-every")
+        if self.keep == "best" and self.eval_every == NEVER:
+            raise refuse("--keep", "'best' compares scores during training; give --eval-every epoch, or so many steps")
         if self.eval is None and self.limit_eval is not None:
             raise refuse("--limit-eval", "there is nothing to limit; give --eval DATA")

@@ -124,6 +124,6 @@ def _task(options: PreviewOptions) -> Task:
         task = get_task(options.task)
     if options.prompt is None:
         return task
-    from padapter.evaluation.predict import with_prompt
+    from padapter.evaluation.asking import with_prompt
 
     return with_prompt(task, options.prompt)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from padapter.data.schema import WEIGHT, Field
+from padapter.data.schema import WEIGHT, Field, is_visible
 from padapter.metrics.answerability import answerable_score, score_answerability
 from padapter.metrics.answers import strip_answer
 from padapter.metrics.vqa import group_means, score_vqa
@@ -51,7 +51,7 @@ class VqaTask(Task):
         return fill(self.prompt_template, "question", clean_question(row["question"], self.max_question_words))
 
     def shares(self, row: Row) -> list[tuple[str, float]]:
-        """Each distinct answer with the share of annotators who gave it; empty answers are no target."""
+        """Each distinct answer with the share of annotators who gave it; those that show nothing are no target."""
         answers = _answers(row)
         return [(answer, count / len(answers)) for answer, count in Counter(answers).items()]
 
@@ -89,4 +89,4 @@ class VqaTask(Task):
 
 
 def _answers(row: Row) -> list[str]:
-    return [text for answer in row["answers"] if (text := strip_answer(answer))]
+    return [text for answer in row["answers"] if is_visible(text := strip_answer(answer))]

@@ -18,7 +18,13 @@ ADAM_EPSILON = 1e-6
 
 
 def training_arguments(
-    options: TrainOptions, folder: Path, steps: int, *, processes: int = 1, all_learn: bool = True
+    options: TrainOptions,
+    folder: Path,
+    steps: int,
+    *,
+    processes: int = 1,
+    all_learn: bool = True,
+    metric: str | None = None,
 ) -> Seq2SeqTrainingArguments:
     """The arguments of a training.
 
@@ -28,6 +34,7 @@ def training_arguments(
         steps: optimizer steps of the whole training.
         processes: how many train together; each gets an equal share of every batch.
         all_learn: whether every trainable parameter gets a gradient in every step.
+        metric: score by which the best weights are chosen, if they are to be kept.
 
     Raises:
         UserError: when a launcher has not told which of the processes this is.
@@ -61,7 +68,9 @@ def training_arguments(
         ddp_broadcast_buffers=False,
         ddp_find_unused_parameters=not all_learn,
         **_rhythm("eval", options.eval_every),
-        **_rhythm("save", options.save_every),
+        **_rhythm("save", options.save_every, otherwise="no" if metric is None else "best"),
+        metric_for_best_model=metric,
+        greater_is_better=None if metric is None else True,
     )
     # One GPU: a batch holds pictures and sequences of different number, which DataParallel cannot split.
     if arguments.n_gpu > 1:
@@ -114,9 +123,9 @@ def reproducible() -> Iterator[None]:
         torch.utils.deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined]
 
 
-def _rhythm(what: str, every: str) -> dict[str, Any]:
+def _rhythm(what: str, every: str, otherwise: str = "no") -> dict[str, Any]:
     if every == NEVER:
-        return {f"{what}_strategy": "no"}
+        return {f"{what}_strategy": otherwise}
     if every == EPOCH:
         return {f"{what}_strategy": "epoch"}
     return {f"{what}_strategy": "steps", f"{what}_steps": int(every)}

@@ -50,6 +50,7 @@ class Collator:
         task: gives prompt and weighted targets of a row.
         augmentation: changes pictures at random, if any.
         seed: of what is drawn at random.
+        origin: what messages call the place that the rows are from, such as a file.
         returns_failures: return mistakes in the data (see below) also outside of data workers: several processes
             tell each other.
     """
@@ -61,12 +62,14 @@ class Collator:
         augmentation: Augmentation | None = None,
         seed: int = 0,
         *,
+        origin: str | None = None,
         returns_failures: bool = False,
     ) -> None:
         self.backbone = backbone
         self.task = task
         self.augmentation = augmentation
         self.seed = seed
+        self.origin = origin
         self.returns_failures = returns_failures
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -79,7 +82,8 @@ class Collator:
             exception would arrive there with the worker's traceback as its message.
 
         Raises:
-            UserError: for a picture that cannot be used; in the parent process only.
+            UserError: for a picture that cannot be used, or a target without a token, with its row; in the parent
+                process only.
         """
         if torch.utils.data.get_worker_info() is None and not self.returns_failures:
             return self._collate(rows)
@@ -89,7 +93,7 @@ class Collator:
             return {FAILURE: str(problem)}
 
     def _collate(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        from padapter.backbones import TrainingExample
+        from padapter.backbones import TargetError, TrainingExample
 
         examples = [
             TrainingExample(
@@ -99,7 +103,12 @@ class Collator:
             )
             for row in rows
         ]
-        batch: dict[str, Any] = self.backbone.collate(examples)
+        try:
+            batch: dict[str, Any] = self.backbone.collate(examples)
+        except TargetError as problem:
+            culprit = next(row for row in rows if problem.text in dict(self.task.targets(row)))
+            place = [*([] if self.origin is None else [self.origin]), f"row {culprit['id']!r}"]
+            raise UserError(f"{', '.join(place)}: {problem}") from problem
         if IDLE in rows[0].get(VISIT, ()):
             batch[IDLE] = True
         return batch

@@ -54,10 +54,17 @@ def written_whole(folder: Path, step: int) -> Iterator[Path]:
     _to_disk(folder)
 
 
-def rotate(folder: Path, keep: int) -> None:
-    """Delete all but the latest ``keep`` checkpoints, and what an interrupted write left behind."""
+def rotate(folder: Path, keep: int, best: int | None = None) -> None:
+    """Delete all but the latest ``keep`` checkpoints, and what an interrupted write left behind.
+
+    Args:
+        folder: of the checkpoints.
+        keep: how many stay.
+        best: step of a further one that stays.
+    """
     for path in complete_checkpoints(folder)[:-keep]:
-        shutil.rmtree(path)
+        if step_of(path) != best:
+            shutil.rmtree(path)
     if folder.is_dir():
         for path in folder.glob(".checkpoint-*.incomplete"):
             shutil.rmtree(path)

@@ -69,6 +69,7 @@ def model_card(metrics: dict[str, Any], method: Method[Any]) -> str:
                 "training pictures": (metrics.get("augmentation") or {}).get("operations", "as they are"),
                 "pictures": _pictures(metrics.get("preprocessing") or {}),
                 "steps": f"{training['steps']} ({training['epochs']:.2f} epochs)",
+                "weights": _kept(training),
                 "learning rate": training["learning_rate"],
                 "seed": metrics["seed"],
                 "trainable parameters": _share(training["parameters"]),
@@ -135,6 +136,16 @@ def _list(entries: dict[str, Any]) -> str:
 def _data(data: dict[str, Any]) -> str:
     skipped = f", {data['skipped']} skipped" if data["skipped"] else ""
     return f"{data['name']}, split {data['split']}, {data['rows']} rows{skipped}, fingerprint {data['fingerprint']}"
+
+
+def _kept(training: dict[str, Any]) -> str:
+    kept = training.get("kept") or {}
+    if kept.get("weights") != "best":
+        return ""
+    return (
+        f"of step {kept['step']}, which had the best {kept['metric']} on the evaluation data during training "
+        f"({kept['score']:.4f}): the scores above are of the rows that chose them"
+    )
 
 
 def _pictures(preprocessing: dict[str, Any]) -> str:

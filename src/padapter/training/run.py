@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
+import gc
 import sys
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
@@ -16,29 +15,31 @@ from transformers import PrinterCallback, set_seed
 
 from padapter.backbones import Backbone, load_backbone
 from padapter.cache import cache_folder
-from padapter.data import LoadedData, load_data, overlap
+from padapter.data import LoadedData
 from padapter.data.augment import parse_augmentation
 from padapter.errors import UserError
+from padapter.evaluation.asking import Asking, resolve_asking
 from padapter.evaluation.evaluating import Evaluation, describe_data, evaluate
 from padapter.evaluation.files import output_problems
-from padapter.evaluation.predict import Asking, resolve_asking, with_prompt
 from padapter.evaluation.processes import Processes, join_processes
 from padapter.evaluation.results import peak_memory, provenance, write_jsonl
-from padapter.evaluation.scoring import with_scoring
 from padapter.evaluation.source import place, weights_folder
 from padapter.methods import Method, get_method
 from padapter.methods.base import trainable_parameters
 from padapter.options import TrainOptions, flag_of
-from padapter.tasks import Task, get_task
+from padapter.tasks import Task
 from padapter.training.arguments import check_batch, on_cpu, reproducible, training_arguments
 from padapter.training.batches import Collator, Rows
+from padapter.training.beforehand import TrainingData, load_training_data, task_of
 from padapter.training.callbacks import DIVERGED, Bar, DivergedError, Log, StepTimer, StopOnInterrupt
 from padapter.training.checkpoints import read_state, step_of
 from padapter.training.defaults import resolve, steps_per_epoch, total_steps
 from padapter.training.gradients import GradientCheck
+from padapter.training.keeping import BEST, LAST, Kept, best_weights
 from padapter.training.model_card import model_card
 from padapter.training.pictures import describe_augmentation, prepare_for_training
 from padapter.training.run_folder import RunFolder
+from padapter.training.same_data import check_same_data, data_state
 from padapter.training.trainer import AdapterTrainer, CheckpointWriter
 
 
@@ -59,7 +60,7 @@ class TrainReport:
     metrics: dict[str, Any]
 
 
-def train(options: TrainOptions) -> TrainReport:
+def train(options: TrainOptions, data: TrainingData | None = None) -> TrainReport:
     """Adapt a model and write RUN: adapter, scores, predictions, log, configuration and model card.
 
     A run can be killed at any moment. With ``options.resume`` it continues from its last complete checkpoint; on a
@@ -70,6 +71,7 @@ def train(options: TrainOptions) -> TrainReport:
 
     Args:
         options: what to train, on what and how.
+        data: what :func:`padapter.training.beforehand.data_to_train` has found; by default they are loaded.
 
     Returns:
         The run's folder and metrics.
@@ -82,7 +84,7 @@ def train(options: TrainOptions) -> TrainReport:
     folder = RunFolder(options.output, processes)
     try:
         with output_problems(folder.path):
-            return _Run(options, folder, processes).go()
+            return _Run(options, folder, processes, data).go()
     except UserError as problem:
         folder.stopped(DIVERGED if isinstance(problem, DivergedError) else None)
         folder.discard_unless_trained()
@@ -98,10 +100,13 @@ def train(options: TrainOptions) -> TrainReport:
 class _Run:
     """The stages of :func:`train`; cheap refusals come first, the model last."""
 
-    def __init__(self, options: TrainOptions, folder: RunFolder, processes: Processes) -> None:
+    def __init__(
+        self, options: TrainOptions, folder: RunFolder, processes: Processes, data: TrainingData | None
+    ) -> None:
+        self.data = data
         self.folder = folder
         self.processes = processes
-        self.task: Task = with_scoring(with_prompt(get_task(options.task), options.prompt), options)
+        self.task: Task = task_of(options)
         self.method: Method[Any] = get_method(options.method)
         self.options, self.settings = resolve(options, self.method)
         self.asking: Asking = resolve_asking(self.task, options)
@@ -115,7 +120,8 @@ class _Run:
         if done.get("status") == "finished":
             self.folder.remove_left_over()
             return TrainReport(self.folder.path, done)
-        train_data, eval_data = self._load_data()
+        data = self.data or load_training_data(self.options, self.task)
+        train_data, eval_data = data.train, data.eval
         checkpoint = self.folder.last_checkpoint() if self.options.resume else None
         self._check_data(checkpoint, train_data)
         self._agree(train_data)
@@ -142,9 +148,15 @@ class _Run:
         )
         self._score_base(backbone, eval_data, candidates)
         self._adapt(backbone, checkpoint)
-        if self.options.cache_features:
-            backbone.cache_features(cache_folder(), precision=self.options.precision, training=True)
         training = self._train(backbone, train_data, eval_data, candidates, checkpoint)
+        kept, place_of_kept = self._kept(training["steps"])
+        if kept.step != training["steps"]:
+            # As a run that is continued begins, and without the model of the last step, which may be big.
+            del backbone
+            gc.collect()
+            backbone = self._load_backbone()
+            self._adapt(backbone, place_of_kept)
+        training["kept"] = kept.record()
         self._save_weights(backbone)
         before = self.folder.read_metrics().get("scores", {}).get("before")
 
@@ -158,39 +170,11 @@ class _Run:
         self.folder.remove_left_over()
         return TrainReport(self.folder.path, self.folder.read_metrics())
 
-    def _load_data(self) -> tuple[LoadedData, LoadedData | None]:
-        options = self.options
-        # The seed of training does not choose the data: runs with other seeds see the same rows.
-        train_data = load_data(
-            options.train,
-            self.task,
-            split=options.train_split,
-            skip_bad_rows=options.skip_bad_rows,
-            limit=options.limit_train,
-            for_training=True,
-        )
-        if options.eval is None:
-            return train_data, None
-        eval_data = load_data(
-            options.eval,
-            self.task,
-            split=options.eval_split,
-            skip_bad_rows=options.skip_bad_rows,
-            limit=options.limit_eval,
-        )
-        found = overlap((train_data.name, train_data.split), (eval_data.name, eval_data.split))
-        if found is not None:
-            warnings.warn(found, stacklevel=2)
-        return train_data, eval_data
-
     def _check_data(self, checkpoint: Path | None, data: LoadedData) -> None:
         if len(data.dataset) == 0:
             raise UserError(f"--train: {self.options.train} has no rows to train on")
-        if checkpoint is not None and read_state(checkpoint)["train_fingerprint"] != data.fingerprint:
-            raise UserError(
-                f"--resume: the training data {self.options.train!r} has changed since {checkpoint.name} was written; "
-                "restore it, or start anew with --overwrite"
-            )
+        if checkpoint is not None:
+            check_same_data(checkpoint, data, self.options.train)
 
     def _agree(self, data: LoadedData) -> None:
         """Refuse processes that were started with other options or see other data."""
@@ -273,6 +257,14 @@ class _Run:
         else:
             self.method.load(backbone, checkpoint / "weights", trainable=True)
         place(backbone, self.options.device)
+        if self.options.cache_features:
+            backbone.cache_features(cache_folder(), precision=self.options.precision, training=True)
+
+    def _kept(self, steps: int) -> tuple[Kept, Path | None]:
+        """The weights that stay after the last of ``steps``, and their checkpoint if they were chosen."""
+        if self.options.keep == LAST:
+            return Kept(LAST, steps), None
+        return self.processes.on_main(lambda: best_weights(self.folder.checkpoints, self.task.primary_metric))
 
     def _train(
         self,
@@ -294,7 +286,7 @@ class _Run:
                 folder=self.folder.checkpoints,
                 keep=self.options.keep_checkpoints,
                 save_weights=lambda path: self.method.save(backbone, path),
-                state=lambda: {"train_fingerprint": train_data.fingerprint, "timer": timer.state()},
+                state=lambda: {**data_state(train_data), "timer": timer.state()},
             )
 
             def score() -> dict[str, Any]:
@@ -311,12 +303,14 @@ class _Run:
                     steps,
                     processes=self.processes.count,
                     all_learn=self.method.all_learn,
+                    metric=self.task.primary_metric if self.options.keep == BEST else None,
                 ),
                 collator=Collator(
                     backbone,
                     self.task,
                     self.augmentation,
                     self.options.seed,
+                    origin=train_data.report.spec,
                     returns_failures=self.processes.count > 1,
                 ),
                 rows=Rows(train_data.dataset),
@@ -363,16 +357,8 @@ class _Run:
             raise KeyboardInterrupt
 
     def _save_weights(self, backbone: Backbone) -> None:
-        if not self.processes.main:
-            return
         final = weights_folder(self.folder.path, self.method)
-        partial = self.folder.path / ".weights.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        self.method.save(backbone, partial)
-        # PEFT writes a card of empty headings; the run's own stands one folder above.
-        (partial / "README.md").unlink(missing_ok=True)
-        shutil.rmtree(final, ignore_errors=True)
-        partial.replace(final)
+        self.folder.write_weights(final, lambda place: self.method.save(backbone, place))
 
     def _finish(self, training: dict[str, Any], before: dict[str, Any] | None, after: Evaluation | None) -> None:
         """In the main process alone."""

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from padapter.errors import UserError
-from padapter.evaluation.files import check_folder, read_json
+from padapter.evaluation.files import read_json
 from padapter.evaluation.journal import remove_partials
 from padapter.evaluation.pictures import NAME as PREPROCESSING
 from padapter.evaluation.processes import ALONE, Processes
 from padapter.evaluation.results import write_json, write_text
-from padapter.options import TrainOptions, flag_of, options_from, to_plain
+from padapter.options import TrainOptions, to_plain
 from padapter.training.checkpoints import complete_checkpoints
+from padapter.training.may_begin import check_run_folder, plain
 
 OWN_FILES = (
     "config.yaml",
@@ -27,20 +26,8 @@ OWN_FILES = (
     "predictions_base.jsonl",
     "README.md",
 )
-OWN_FOLDERS = ("adapter", "model", "checkpoints", ".weights.partial")
-
-# These change how a run is watched or where it stands, never what it computes but for rounding.
-FREE_ON_RESUME = (
-    "output",
-    "config",
-    "quiet",
-    "num_workers",
-    "keep_checkpoints",
-    "resume",
-    "overwrite",
-    "attention",
-    "cache_features",
-)
+PARTIAL_WEIGHTS = ".weights.partial"
+OWN_FOLDERS = ("adapter", "model", "checkpoints", PARTIAL_WEIGHTS)
 
 
 class RunFolder:
@@ -75,19 +62,7 @@ class RunFolder:
             UserError: saying which folder or which fields, and what to do.
             OSError: when the folder cannot be made or written.
         """
-        self._processes.on_main(lambda: self._check(options))
-
-    def _check(self, options: TrainOptions) -> None:
-        if self.path.exists() and not self.path.is_dir():
-            raise UserError(f"--output: {self.path} is a file; give a folder")
-        if options.resume:
-            self._check_same(options)
-        elif not options.overwrite and self.path.is_dir() and any(self.path.iterdir()):
-            raise UserError(
-                f"--output: {self.path} is not empty; choose another folder, give --resume to continue the run in it, "
-                "or --overwrite to start anew"
-            )
-        check_folder(self.path)
+        self._processes.on_main(lambda: check_run_folder(self.path, options))
 
     def begin(self, options: TrainOptions, preprocessing: Mapping[str, Any]) -> None:
         """Make the folder ready; a run that starts anew removes the files of the old one, and only those.
@@ -149,6 +124,23 @@ class RunFolder:
         """Keep what the run ranks."""
         self._processes.on_main(lambda: write_json(self.candidates, {"candidates": list(candidates)}))
 
+    def write_weights(self, final: Path, save: Callable[[Path], None]) -> None:
+        """Write a folder of weights, whole or not at all; in the main process alone.
+
+        Args:
+            final: the folder, in that of the run.
+            save: writes into the folder that it is given.
+        """
+        if not self._processes.main:
+            return
+        partial = self.path / PARTIAL_WEIGHTS
+        shutil.rmtree(partial, ignore_errors=True)
+        save(partial)
+        # PEFT writes a card of empty headings; the run's own stands one folder above.
+        (partial / "README.md").unlink(missing_ok=True)
+        shutil.rmtree(final, ignore_errors=True)
+        partial.replace(final)
+
     def finish(self, entries: Mapping[str, Any], card: Callable[[dict[str, Any]], str]) -> None:
         """The last entries of ``metrics.json``, and the card; in the main process alone.
 
@@ -178,34 +170,9 @@ class RunFolder:
         write_json(self.metrics, metrics)
         return metrics
 
-    def _check_same(self, options: TrainOptions) -> None:
-        if not self.config.is_file():
-            raise UserError(f"--resume: {self.path} holds no run (there is no config.yaml); leave --resume out")
-        before = asdict(options_from(TrainOptions, self.config))
-        now = asdict(options)
-        changed = [
-            f"{flag_of(item)} was {before[item.name]!r} and is {now[item.name]!r}"
-            for item in fields(TrainOptions)
-            if item.name not in FREE_ON_RESUME and _plain(before[item.name]) != _plain(now[item.name])
-        ]
-        if changed:
-            raise UserError(
-                f"--resume: {self.path} was started with other options: {'; '.join(changed)}. "
-                "Give the same ones (or only --resume and --output), or choose another --output"
-            )
-
 
 def dump_yaml(values: dict[str, Any]) -> str:
     """Plain values as YAML, in the given order."""
     import yaml
 
-    return str(yaml.safe_dump(_plain(values), sort_keys=False, allow_unicode=True))
-
-
-def _plain(value: Any) -> Any:
-    """Tuples as lists, which is what YAML gives back."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return value
+    return str(yaml.safe_dump(plain(values), sort_keys=False, allow_unicode=True))

@@ -19,10 +19,10 @@ from padapter.evaluation.processes import ALONE, Processes
 from padapter.training.batches import FAILURE, IDLE, Collator, EpochSampler, Rows, SharedBatches, raise_failures
 from padapter.training.callbacks import EpochOrder
 from padapter.training.checkpoints import rotate, write_state, written_whole
+from padapter.training.keeping import TRAINER_STATE
 from padapter.training.optimizers import can_be_fused, go_on_its_own_way
 from padapter.training.rates import split_rates
 
-TRAINER_STATE = "trainer_state.json"
 IGNORE = -100
 
 
@@ -157,6 +157,12 @@ class AdapterTrainer(Seq2SeqTrainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        """The base class's, which remembers the best step; its checkpoint is written whatever the rhythm of others."""
+        better = super()._determine_best_metric(metrics, trial)
+        self.control.should_save = bool(better or self.control.should_save)
+        return self.control.should_save
+
     def get_train_dataloader(self) -> DataLoader[Any]:
         """In several processes, the rows of this one; accelerate would repeat rows until all have the same number."""
         if self.processes.count == 1:
@@ -203,7 +209,7 @@ class AdapterTrainer(Seq2SeqTrainer):
                     self.state.stateful_callbacks[type(callback).__name__] = callback.state()
             self.state.save_to_json(str(folder / TRAINER_STATE))
             write_state(folder, self.checkpoints.state())
-        rotate(self.checkpoints.folder, self.checkpoints.keep)
+        rotate(self.checkpoints.folder, self.checkpoints.keep, self.state.best_global_step)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """Nothing to do: the method has loaded the weights before the trainer was made."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from padapter.checkpoints.base import Conversion, ConvertOptions
-from padapter.options.fields import check_at_least, option
+from padapter.options.fields import check_at_least, option, refuse
 
 CAPTION, VQA = "caption", "vqa"
 
@@ -36,9 +36,18 @@ class MPlugOptions(ConvertOptions):
         None, help="Let questions end with [SEP]. (default: as they were trained: no, and yes for files of ModelScope)"
     )
 
+    image_dropout: float | None = option(
+        None,
+        help="Share of attention weights that the image encoder drops in training; 0 lets `train --cache-features` "
+        "keep its output. (default: as they were trained: 0.1, and 0 for files of ModelScope)",
+    )
+
     def __post_init__(self) -> None:
         super().__post_init__()
         check_at_least(self, 1, "fusion_layers", "stride_layer")
+        check_at_least(self, 0, "image_dropout")
+        if self.image_dropout is not None and self.image_dropout >= 1:
+            raise refuse("--image-dropout", f"must be below 1, got {self.image_dropout}")
 
 
 def convert(options: MPlugOptions) -> Conversion:

@@ -42,7 +42,18 @@ def convert_mplug(options: MPlugOptions) -> Conversion:
     config, first = config_of(shapes, fusion_layers=options.fusion_layers, stride_layer=options.stride_layer)
     state, dropped = translate(weights, config, first=first, arrangement=options.arrangement, file=file)
     trailing = modelscope if options.trailing_sep is None else options.trailing_sep
-    notes = [f"questions end with{'' if trailing else 'out'} [SEP]", *_resize(state, config, options.image_size)]
+    vision = config.vision_config
+    if options.image_dropout is not None:
+        vision.attention_dropout = options.image_dropout
+    elif modelscope:
+        vision.attention_dropout = 0.0  # as its code has it
+    drop = vision.attention_dropout
+    notes = [
+        f"questions end with{'' if trailing else 'out'} [SEP]",
+        f"in training the image encoder drops {drop:g} of its attention weights"
+        + (" (--image-dropout 0 lets `train --cache-features` keep its output)" if drop else ""),
+        *_resize(state, config, options.image_size),
+    ]
     processor = _processor(bert, config, trailing)
     model_class = getattr(mplug, MODELS[options.arrangement])
     count = {what: len(names) for what, names in dropped.items()}

@@ -4,6 +4,11 @@
   const $ = (id) => document.getElementById(id);
   const [width, height] = data.size;
   const picture = new Image();
+  // Panes are as the picture is, but not so narrow that patches could not be seen, nor larger than a page needs.
+  const ratio = Math.min(Math.max(width / height, 1 / 4), 4), stretched = ratio !== width / height;
+  const longer = Math.max(width, height);
+  const long = longer > 1024 ? 1024 : longer * Math.ceil(360 / longer);
+  const [across, down] = (ratio < 1 ? [long * ratio, long] : [long, long / ratio]).map(Math.round);
   // Colours from nothing to the most: dark violet, red, orange, pale yellow.
   const stops = [[0, 0, 4], [66, 10, 104], [147, 38, 103], [221, 81, 58], [252, 165, 10], [252, 255, 164]];
   const state = { token: -1, module: data.modules.length - 1, head: -1 };
@@ -14,7 +19,8 @@
     return stops[first].map((value, i) => value + (stops[first + 1][i] - value) * (place - first));
   };
   const bytes = (code) => Uint8Array.from(atob(code), (character) => character.charCodeAt(0));
-  const percent = (share) => `${(100 * share).toFixed(share < 0.0995 ? 1 : 0)} %`;
+  const percent = (share) =>
+    share > 0 && share < 0.0005 ? "under 0.1 %" : `${(100 * share).toFixed(share < 0.0995 ? 1 : 0)} %`;
   const off = (share) => (share > 0.0005 ? `padding ${percent(share)}` : "");
   const make = (tag, text, parent, name) => {
     const made = document.createElement(tag);
@@ -55,27 +61,36 @@
     }
     return total;
   };
-  // The greatest number on the picture; padding does not show and does not count.
-  const most = (views, values) => {
-    let start = 0, found = 0;
+  // [number, area] of the patches on the picture; padding does not show and does not count.
+  const shown = (views, values) => {
+    let start = 0;
+    const found = [];
     for (const view of views) {
       const [left, top, right, bottom] = view.box;
       const across = (right - left) / view.columns, down = (bottom - top) / view.rows;
       for (let i = 0; i < view.rows * view.columns; i++) {
         const x = left + (i % view.columns) * across, y = top + Math.floor(i / view.columns) * down;
         const shows = x + across > 0.5 && y + down > 0.5 && x < width - 0.5 && y < height - 0.5;
-        if (shows) found = Math.max(found, values[start + i] / area(view));
+        if (shows) found.push([values[start + i], area(view)]);
       }
       start += view.rows * view.columns;
     }
-    return found * (views.length > 1 ? 2 : 1);
+    return found;
+  };
+  // What the brightest colour stands for.
+  const most = (views, values) =>
+    shown(views, values).reduce((top, [value, size]) => Math.max(top, value / size), 0) * (views.length > 1 ? 2 : 1);
+  // A map is bright all over where attention is even; so the brightest patch is told beside what each would get then.
+  const peak = (views, values) => {
+    const found = shown(views, values).map(([value]) => value), all = found.reduce((a, b) => a + b, 0);
+    return all > 0 ? `brightest patch ${percent(Math.max(...found))}, if even ${percent(all / found.length)}` : "";
   };
 
   const heat = (views, values, top, columns) => {
     const canvas = document.createElement("canvas");
     const smooth = $("smooth").checked;
     canvas.width = columns;
-    canvas.height = Math.max(1, Math.round((columns * height) / width));
+    canvas.height = Math.round(columns / ratio);
     const context = canvas.getContext("2d"), pixels = context.createImageData(canvas.width, canvas.height);
     for (let row = 0; row < canvas.height; row++) {
       for (let column = 0; column < canvas.width; column++) {
@@ -104,9 +119,8 @@
     const figure = make("figure", null, parent), caption = make("figcaption", title, figure);
     make("span", kind, caption);
     const canvas = make("canvas", null, figure), facts = make("p", "", figure, "facts");
-    const scale = Math.max(1, Math.ceil(360 / Math.max(width, height)));
-    canvas.width = width * scale;
-    canvas.height = height * scale;
+    canvas.width = across;
+    canvas.height = down;
     canvas.setAttribute("role", "img");
     canvas.setAttribute("aria-label", `${title}, ${kind}`);
     return { figure, canvas, facts };
@@ -117,7 +131,9 @@
     made.canvas.onmouseleave = () => { made.facts.textContent = rest; };
     made.canvas.onmousemove = (event) => {
       const box = made.canvas.getBoundingClientRect();
-      const x = ((event.clientX - box.left) / box.width) * width, y = ((event.clientY - box.top) / box.height) * height;
+      const fit = Math.min(box.width / across, box.height / down);  // as of object-fit: contain
+      const x = ((event.clientX - box.left - (box.width - fit * across) / 2) / (fit * across)) * width;
+      const y = ((event.clientY - box.top - (box.height - fit * down) / 2) / (fit * down)) * height;
       let start = 0;
       const found = views.map((view) => {
         const value = at(view, values, start, x, y, false);
@@ -140,7 +156,7 @@
   const relevance = () => {
     const parent = $("relevance-panes");
     parent.replaceChildren();
-    const plain = pane(parent, "picture", `${width} x ${height}`).canvas.getContext("2d");
+    const plain = pane(parent, "picture", `${width} x ${height}${stretched ? ", stretched here" : ""}`).canvas.getContext("2d");
     plain.imageSmoothingEnabled = picture.width > plain.canvas.width;
     plain.drawImage(picture, 0, 0, plain.canvas.width, plain.canvas.height);
     const items = data.sides.map((side) => {
@@ -159,24 +175,28 @@
         span.title = words[i].toPrecision(3);
       });
       const all = onPicture + padding + onWords;
-      const said = [`picture ${percent(onPicture / all)}`, `words ${percent(onWords / all)}`, off(padding / all)];
-      return { made, values, words: all > 0 ? said : ["nothing raised its probability"] };
+      const probability = one < 0 ? side.probability : side.probabilities[one];
+      const chance = probability === null ? "" : `probability ${percent(probability)}`;
+      const rests = [`rests on the picture ${percent(onPicture / all)}`, `on words ${percent(onWords / all)}`, off(padding / all)];
+      return { made, values, words: [chance, ...(all > 0 ? rests : ["nothing raised it"])] };
     });
     paint(items, data.views, 160);
   };
   const chips = () => {
     const side = data.sides[data.sides.length - 1], parent = $("tokens");
     const names = side.tokens.length > 1 ? ["all", ...side.tokens] : side.tokens;
-    names.forEach((name, i) => {
+    make("span", side.tokens.length > 1 ? "of the answer" : "explained token", parent, "note");
+    const buttons = names.map((name, i) => {
       const button = make("button", name, parent), token = side.tokens.length > 1 ? i - 1 : 0;
       button.type = "button";
       button.dir = "auto";
       button.onclick = () => {
         state.token = token;
-        for (const other of parent.children) other.setAttribute("aria-pressed", String(other === button));
+        for (const other of buttons) other.setAttribute("aria-pressed", String(other === button));
         relevance();
       };
       button.setAttribute("aria-pressed", String(i === 0));
+      return button;
     });
     state.token = side.tokens.length > 1 ? -1 : 0;
   };
@@ -192,6 +212,7 @@
       values: of(item),
       words: [
         `on the picture ${percent(pick(item.sums))}`,
+        peak(module.views, of(item)),
         item.own ? `own ${percent(pick(item.own))}` : "",
         off(pick(item.padding)),
       ],
@@ -199,14 +220,14 @@
     paint(items, module.views, 160);
     const heads = $("heads"), last = module.panes[module.panes.length - 1];
     heads.replaceChildren();
+    $("whose").textContent = `${last.title}, ${last.kind}`;
     decode(last).forEach((values, head) => {
       const button = make("button", null, heads), canvas = make("canvas", null, button);
       canvas.width = 144;
-      canvas.height = Math.max(1, Math.round((144 * height) / width));
+      canvas.height = Math.round(144 / ratio);
       draw(canvas, module.views, values, most(module.views, values), 48);
       make("span", `head ${head}`, button);
       button.type = "button";
-      button.title = `${last.title}, ${last.kind}`;
       button.setAttribute("aria-pressed", String(head === state.head));
       button.onclick = () => {
         state.head = state.head === head ? -1 : head;
@@ -224,16 +245,25 @@
     select.value = state.head;
   };
 
+  // The colours as they look on this picture: laid over its mean grey, as strongly as in the panes.
+  const legend = () => {
+    const one = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+    one.filter = "grayscale(1)";
+    one.drawImage(picture, 0, 0, 1, 1);
+    const [grey] = one.getImageData(0, 0, 1, 1).data, share = $("opacity").value / 100;
+    const ramp = $("ramp").getContext("2d");
+    for (let x = 0; x < 120; x++) {
+      const mixed = colour(x / 119).map((value) => Math.round(share * value + (1 - share) * grey));
+      ramp.fillStyle = `rgb(${mixed.join(",")})`;
+      ramp.fillRect(x, 0, 1, 10);
+    }
+  };
   const redraw = () => {
+    legend();
     relevance();
     if (data.modules.length) attention();
   };
   picture.onload = () => {
-    const ramp = $("ramp").getContext("2d");
-    for (let x = 0; x < 120; x++) {
-      ramp.fillStyle = `rgb(${colour(x / 119).map(Math.round).join(",")})`;
-      ramp.fillRect(x, 0, 1, 10);
-    }
     chips();
     if (data.modules.length) {
       options();
