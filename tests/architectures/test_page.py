@@ -38,6 +38,7 @@ MARKS: list[tuple[str, str, str, str]] = [
     ("Q", "a base model quantised by bitsandbytes", "test_quantised_bases", ""),
     ("S", "pictures of different sizes in one batch", "test_image_sizes", "different_sizes"),
     ("K", "`padapter train` from data to score", "test_image_text", "run_from_data_to_score"),
+    ("K", "`padapter train` from data to score", "test_encoder_decoder", "run_from_data_to_score"),
 ]
 #: Every run in tests/training and tests/cli is one of this family; no test there takes it as an argument.
 ALWAYS_ON_THE_COMMAND_LINE = {"blip"}

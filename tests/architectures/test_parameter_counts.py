@@ -23,6 +23,7 @@ BLOCKS = {
     "blip-2 (OPT)": (2, 2, 2 + 4, 2 + 2),
     "blip-2 (T5)": (4, 2, 2 + 2 + 4, 2 + 2 + 2),
     "instructblip": (2, 2, 2 + 4, 2 + 2),
+    "instructblip (T5)": (4, 2, 2 + 2 + 4, 2 + 2 + 2),
     "git": (2, 2, 2, 2),
     "florence-2": (4, 2, 2 + 1, 2 + 2),  # and FLORENCE's
     "kosmos-2": (2, 2, 2 + 1, 2),

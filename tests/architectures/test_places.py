@@ -127,8 +127,8 @@ def test_cross_attention_is_where_keys_have_another_source_than_queries(name, by
 
 
 CROSSING = {
-    "blip", "blip-2 (OPT)", "blip-2 (T5)", "instructblip", "florence-2", "kosmos-2", "pix2struct", "vit + gpt-2",
-    "vit + trocr", "mllama", "t5", "bart", "blip (VQA)", "mplug", "mplug (VQA)",
+    "blip", "blip-2 (OPT)", "blip-2 (T5)", "instructblip", "instructblip (T5)", "florence-2", "kosmos-2", "pix2struct",
+    "vit + gpt-2", "vit + trocr", "mllama", "t5", "bart", "blip (VQA)", "mplug", "mplug (VQA)",
 }  # fmt: skip
 
 

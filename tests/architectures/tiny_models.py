@@ -456,6 +456,9 @@ MODELS: dict[str, Tiny] = {
     "blip-2 (OPT)": Tiny(_blip2(_opt), _image_token_inputs(3)),
     "blip-2 (T5)": Tiny(_blip2(_t5), lambda rows: {**_image_token_inputs(3)(rows), "decoder_input_ids": text(rows, 5)}),
     "instructblip": Tiny(_blip2(_llama_text, "InstructBlip"), _instruct_inputs),
+    "instructblip (T5)": Tiny(
+        _blip2(_t5, "InstructBlip"), lambda rows: {**_instruct_inputs(rows), "decoder_input_ids": text(rows, 5)}
+    ),
     "git": Tiny(_git, _captioner_inputs),
     "florence-2": Tiny(_florence2, _florence2_inputs),
     "kosmos-2": Tiny(_kosmos2, _kosmos2_inputs),

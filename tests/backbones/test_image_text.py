@@ -185,26 +185,32 @@ def test_attention_is_what_transformers_chooses_or_step_by_step(folders):
     assert chosen == {"sdpa": "sdpa", "eager": "eager"}
 
 
-def test_encoder_decoders_are_refused(tmp_path):
-    from tiny_models import build
+def test_a_template_that_begins_with_the_start_token_gets_no_second_one(load, monkeypatch):
+    """As in transformers' own ``apply_chat_template``; other texts begin with what the tokenizer puts there."""
+    from tokenizers.processors import TemplateProcessing
 
-    build("blip-2 (T5)").save_pretrained(tmp_path)
-    PROCESSORS["blip-2 (OPT)"]().save_pretrained(tmp_path)
-    with pytest.raises(UserError, match="is an encoder-decoder"):
-        load_backbone(str(tmp_path))
+    backbone = load("llava")
+    backbone.processor.tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 1)]
+    )
+    template = backbone.processor.chat_template
+    for text in (template, "<s>" + template):
+        monkeypatch.setattr(backbone.processor, "chat_template", text)
+        ids = backbone.read(EXAMPLES[0].image, EXAMPLES[0].prompt)["input_ids"][0]
+        assert (ids == 1).nonzero().flatten().tolist() == [0]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_what_decides_pixels_can_be_written_down_and_had_again(load, name):
     backbone = load(name)
     record = json.loads(json.dumps(backbone.preprocessing()))
-    expected = backbone._encode(picture(), "what color")
+    expected = backbone.read(picture(), "what color")
     own = backbone.processor.image_processor
     backbone.processor.image_processor = type(own).from_dict({**own.to_dict(), "image_mean": [0.9, 0.9, 0.9]})
     assert backbone.preprocessing() != record
     backbone.preprocess_as(record)
     assert backbone.preprocessing() == record
-    found = backbone._encode(picture(), "what color")
+    found = backbone.read(picture(), "what color")
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[key], expected[key]) for key in expected)
 

@@ -56,3 +56,27 @@ def test_training_foresees_what_the_model_writes(backbones, name):
         (written,) = backbone.generate([image], [prompt], max_new_tokens=1, min_new_tokens=1)
         logits[:, backbone.end_id] = float("-inf")
         assert backbone.processor.tokenizer.decode(logits[0].argmax(), skip_special_tokens=True).strip() == written
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_token_of_an_answer_is_foreseen_as_in_writing(backbones, name):
+    """Logits of a whole answer against those of transformers' ``generate`` that may write nothing else."""
+    backbone, image, prompt = backbones(name), PICTURES[0], PROMPTS[0]
+    batch = backbone.collate([TrainingExample(image, prompt, (("blue green red", 1.0),))])
+    with torch.no_grad():
+        found = backbone.training_module("token").eval()(**batch)["logits"]
+    row = backbone.read(image, prompt)
+    answer = batch["labels"][0][batch["labels"][0] >= 0].tolist()
+    steps = iter(answer)
+    written = backbone.base_model.generate(
+        **row,
+        do_sample=False,
+        max_new_tokens=len(answer),
+        prefix_allowed_tokens_fn=lambda *_: [next(steps)],
+        eos_token_id=backbone.end_id,
+        pad_token_id=backbone.pad_id,
+        output_logits=True,
+        return_dict_in_generate=True,
+    )
+    assert written.sequences[0, -len(answer) :].tolist() == answer
+    torch.testing.assert_close(found, torch.cat(written.logits), atol=1e-4, rtol=1e-4)

@@ -90,12 +90,6 @@ def _git() -> Any:
     return tf.GitProcessor(_cropped(), tokenizer())
 
 
-def _instructblip() -> Any:
-    made = tokenizer()
-    made.image_token = tf.AddedToken("<image>", normalized=False, special=True)
-    return tf.InstructBlipProcessor(tf.BlipImageProcessor(size=_SIZE), made, tokenizer(), num_query_tokens=3)
-
-
 def _llava_next_model() -> Any:
     """Takes the features of the layer before the last."""
     config = tf.LlavaNextConfig(
@@ -131,7 +125,6 @@ FAMILIES: dict[str, Callable[[], Any]] = {
     **PROCESSORS,
     "gemma3": _gemma3,
     "git": _git,
-    "instructblip": _instructblip,
     "internvl": _internvl,
     "kosmos-2": _kosmos2,
     "llava-next": _llava_next,

@@ -59,7 +59,7 @@ TEMPLATE = (
 )
 
 
-def tokenizer() -> Any:
+def tokenizer(**more: Any) -> Any:
     names = dict(SPECIAL)
     words = iter(WORDS)
     for i in range(99):
@@ -70,6 +70,7 @@ def tokenizer() -> Any:
     made = tf.PreTrainedTokenizerFast(
         tokenizer_object=core, bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>",
         additional_special_tokens=[name for i, name in SPECIAL.items() if i >= 90], padding_side="left",
+        **more,
     )  # fmt: skip
     for attribute, token in (("image_token", "<image>"), ("video_token", "<video>")):
         setattr(made, attribute, token)
@@ -125,17 +126,67 @@ def _idefics3() -> Any:
     )
 
 
+def _instructblip() -> Any:
+    made = _plain()
+    made.image_token = tf.AddedToken("<image>", normalized=False, special=True)
+    return tf.InstructBlipProcessor(tf.BlipImageProcessor(size=_SIZE), made, _plain(), num_query_tokens=3)
+
+
+def _florence2() -> Any:
+    images = tf.CLIPImageProcessor(size=_SIZE, do_center_crop=False)
+    images.image_seq_length = 17
+    return tf.Florence2Processor(image_processor=images, tokenizer=_plain(image_token="<image>"))
+
+
+def _pix2struct() -> Any:
+    return tf.Pix2StructProcessor(
+        image_processor=tf.Pix2StructImageProcessor(patch_size={"height": 2, "width": 2}, max_patches=12),
+        tokenizer=_plain(),
+    )
+
+
+def _trocr() -> Any:
+    return tf.TrOCRProcessor(image_processor=tf.ViTImageProcessor(size=_SIZE), tokenizer=_plain())
+
+
+def _plain(**more: Any) -> Any:
+    """A tokenizer without types of tokens, as those of T5, BART and GPT-2."""
+    made = tokenizer(**more)
+    made.model_input_names = ["input_ids", "attention_mask"]
+    return made
+
+
+class Halves:
+    """Image processor and tokenizer without a processor around them, as in older checkpoints."""
+
+    def __init__(self) -> None:
+        self.image_processor, self.tokenizer = tf.ViTImageProcessor(size=_SIZE), _plain()
+
+    def save_pretrained(self, folder: Path) -> None:
+        self.image_processor.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
+
 PROCESSORS: dict[str, Callable[[], Any]] = {
     "llava": _llava,
     "qwen2-vl": _qwen2_vl,
     "paligemma": _paligemma,
     "blip-2 (OPT)": _blip2,
     "idefics3": _idefics3,
+    "instructblip": _instructblip,
+}
+ENCODER_DECODERS: dict[str, Callable[[], Any]] = {
+    "blip-2 (T5)": _blip2,
+    "instructblip (T5)": _instructblip,
+    "florence-2": _florence2,
+    "pix2struct": _pix2struct,
+    "vit + gpt-2": Halves,
+    "vit + trocr": _trocr,
 }
 
 
 def save(name: str, folder: Path) -> Path:
     """Write model and processor of this name to a folder."""
     build(name).save_pretrained(folder)
-    PROCESSORS[name]().save_pretrained(folder)
+    {**PROCESSORS, **ENCODER_DECODERS}[name]().save_pretrained(folder)
     return folder

@@ -148,7 +148,7 @@ def test_a_changed_patch_changes_its_own_tokens_and_no_others(families, layouts,
 @pytest.mark.parametrize("case", CASES)
 def test_every_family_is_explained(families, case):
     picture = Image.fromarray(noise(30, 20, seed=2))
-    found = explain_answer(families(case), picture, PROMPT, "red blue", layers=[1, None])
+    found = explain_answer(families(case), picture, PROMPT, "red blue")
     side = found.sides[0]
     assert side.tokens == ("red", "blue")
     for view, maps in zip(found.views, side.relevance, strict=True):
@@ -164,7 +164,7 @@ def test_every_family_is_explained(families, case):
     # a word has a part of its own where the answer reads the text directly
     assert side.word_relevance.shape == (2, len(side.words))
     streams = 1 if case == "mllama" else len(found.views)
-    for one in side.attention:
+    for one in (one for one in side.attention if one.layer != 0):  # Gemma 3's first sees the last tokens only
         total = sum(grid.sum(axis=(1, 2)) for grid in one.plain)
         assert (total > 0).all()
         assert (total <= (streams if one.part == "vision" else 1) + 1e-5).all()

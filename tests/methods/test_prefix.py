@@ -193,7 +193,7 @@ def test_gradient_checkpointing_is_refused():
 def test_a_model_family_without_a_known_decoder_is_refused():
     backbone = make_backbone()
     backbone.model.config.model_type = "unheard-of"
-    with pytest.raises(UserError, match=r"does not know model type 'unheard-of'. Known: blip"):
+    with pytest.raises(UserError, match=r"does not know model type 'unheard-of' .*Known: blip"):
         METHODS["prefix"].apply(backbone, METHODS["prefix"].options())
     assert backbone.model is backbone.base_model
 

@@ -72,7 +72,7 @@ class Backbone(ABC):
     #: Whether the model has another arrangement, with fewer parameters, for tasks that ask nothing (captions).
     captions_apart: ClassVar[bool] = False
     #: What these models' captions follow where nobody says otherwise; None: the task's own words.
-    lead_in: ClassVar[str | None] = None
+    lead_in: str | None = None
 
     def __init__(self, model: nn.Module, processor: Any, name: str, max_length: int) -> None:
         self.model = model

@@ -1,8 +1,9 @@
-"""Log-likelihood of answers behind a prompt, for any decoder-only model: picture and prompt are read once.
+"""Log-likelihood of answers behind a prompt, for any model with a processor: picture and prompt are read once.
 
-What the decoder remembers of a prompt, its cache, is copied for every pass of answers. Whether a model can go on from
-there is tried with the first answer, which is also scored in a pass of its own: of dozens of families, each with its
-own rules for positions and masks, some cannot, and a wrong score would look like a right one.
+What the model remembers of a prompt, its decoder's cache and an encoder's states, is copied for every pass of answers.
+Whether a model can go on from there is tried with the first answer, which is also scored in a pass of its own: of
+dozens of families, each with its own rules for positions and masks, some cannot, and a wrong score would look like a
+right one.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from transformers.modeling_outputs import BaseModelOutput
 
 from padapter.backbones.sequences import pad_right
 
 if TYPE_CHECKING:
-    from padapter.backbones.image_text import Encoded, ImageTextBackbone
+    from padapter.backbones.processed import Encoded, ProcessedBackbone
 
 logger = logging.getLogger(__name__)
 
@@ -26,21 +28,48 @@ CHUNK = 16
 
 
 class Prompt(NamedTuple):
-    """A prompt that has been read; P tokens.
+    """A prompt that has been read; P tokens of the text that answers continue.
 
     Attributes:
         fields: what the processor made of it, one row.
         last: (V,) log-probabilities of the token behind it.
         memory: the decoder's cache.
         mask: (1, P) attention mask of what it remembers.
-        decoder: reads what follows.
+        writer: the model that reads what follows.
+        states: (1, N, d) of the encoder, if there is one.
+        seen: (1, N), where they may be attended to; None: everywhere.
     """
 
     fields: Encoded
     last: torch.Tensor
     memory: Any
     mask: torch.Tensor
-    decoder: Any
+    writer: Any
+    states: torch.Tensor | None
+    seen: torch.Tensor | None
+
+
+def writer_of(model: Any, output: Any) -> tuple[Any, Any]:
+    """The model that writes, and its output: BLIP-2 only feeds a whole language model."""
+    if "language_model_outputs" in output:
+        return model.language_model, output.language_model_outputs
+    return model, output
+
+
+def of_text(logits: torch.Tensor, length: int) -> torch.Tensor:
+    """Logits (B, length, V) of the text's own tokens: in front of them GIT has those of its picture."""
+    return logits[:, -length:]
+
+
+def encoded(states: torch.Tensor, mask: torch.Tensor | None) -> dict[str, Any]:
+    """Arguments of an encoder-decoder that stand for what its encoder has read.
+
+    Args:
+        states: (B, N, d).
+        mask: (B, N), or None where they may be attended to everywhere.
+    """
+    arguments: dict[str, Any] = {"encoder_outputs": BaseModelOutput(last_hidden_state=states)}
+    return arguments if mask is None else {**arguments, "attention_mask": mask}
 
 
 class Continuations:
@@ -53,18 +82,20 @@ class Continuations:
         remembers: whether answers are read behind a remembered prompt; None until one has been.
     """
 
-    def __init__(self, backbone: ImageTextBackbone) -> None:
+    def __init__(self, backbone: ProcessedBackbone) -> None:
         self.backbone = backbone
         self.remembers: bool | None = None
 
     def read(self, row: Encoded) -> Prompt:
-        """Read a prompt, and keep what the decoder remembers of it."""
-        inputs, decoder = self.backbone.to_device(row), self.backbone.base_model
-        output = decoder(**inputs, use_cache=True)
+        """Read a prompt, and keep what the model remembers of it."""
+        inputs, model = self.backbone.to_device(row), self.backbone.base_model
+        output = model(**inputs, use_cache=True)
         last = output.logits[0, -1].float().log_softmax(-1)
-        if "language_model_outputs" in output:  # BLIP-2: a whole language model, which the outer one only feeds
-            output, decoder = output.language_model_outputs, decoder.language_model
-        return Prompt(row, last, getattr(output, "past_key_values", None), inputs["attention_mask"], decoder)
+        writer, output = writer_of(model, output)
+        states = getattr(output, "encoder_last_hidden_state", None)
+        seen = None if states is None else inputs.get("attention_mask")
+        memory, mask = getattr(output, "past_key_values", None), inputs[self.backbone.mask_field]
+        return Prompt(row, last, memory, mask, writer, states, seen)
 
     def score(self, prompt: Prompt, answers: Sequence[list[int]], chosen: Sequence[int]) -> Iterator[tuple[int, float]]:
         """Yield the log-probability of every chosen answer and its end token; answers of like length share a pass.
@@ -102,22 +133,24 @@ class Continuations:
         return same
 
     def _behind(self, prompt: Prompt, answers: Sequence[list[int]]) -> list[float]:
-        """Read answers behind what the decoder remembers; their first token is already foreseen."""
-        memory, device = copy.deepcopy(prompt.memory), self.backbone.device
-        memory.batch_repeat_interleave(len(answers))
+        """Read answers behind what the model remembers; their first token is already foreseen."""
+        memory, device, number = copy.deepcopy(prompt.memory), self.backbone.device, len(answers)
+        memory.batch_repeat_interleave(number)
         ids = pad_right([answer[:-1] for answer in answers], self.backbone.pad_id).to(device)
         mask = pad_right([[1] * (len(answer) - 1) for answer in answers], 0).to(device)
-        inputs = {"attention_mask": torch.cat([prompt.mask.expand(len(answers), -1), mask.to(prompt.mask.dtype)], 1)}
-        if "token_type_ids" in prompt.fields:
-            inputs["token_type_ids"] = torch.full_like(ids, self.backbone.entry("token_type_ids"))
-        if "cross_attention_mask" in prompt.fields:  # Mllama: what the last token of the prompt sees
-            seen = prompt.fields["cross_attention_mask"][:, -1:].to(device)
-            inputs["cross_attention_mask"] = seen.expand(len(answers), ids.shape[1], *seen.shape[2:])
-        deltas = getattr(getattr(prompt.decoder, "model", None), "rope_deltas", None)
+        inputs: dict[str, Any] = {self.backbone.tokens_field: ids}
+        inputs[self.backbone.mask_field] = torch.cat([prompt.mask.expand(number, -1), mask.to(prompt.mask.dtype)], 1)
+        if prompt.states is not None:
+            seen = None if prompt.seen is None else prompt.seen.expand(number, -1)
+            inputs |= encoded(prompt.states.expand(number, -1, -1), seen)
+        for key in {"token_type_ids", "cross_attention_mask"} & prompt.fields.keys():
+            entries = self.backbone.continued(prompt.fields, key, ids.shape[1]).to(device)
+            inputs[key] = entries.expand(number, *entries.shape[1:])
+        deltas = getattr(getattr(prompt.writer, "model", None), "rope_deltas", None)
         if deltas is not None:  # Qwen2-VL: a picture takes fewer positions than tokens
             at = torch.arange(ids.shape[1], device=device) + prompt.mask.shape[1] + deltas[:1]
-            inputs["position_ids"] = at.expand(3, len(answers), -1)
-        output = prompt.decoder(input_ids=ids, past_key_values=memory, use_cache=True, **inputs)
+            inputs["position_ids"] = at.expand(3, number, -1)
+        output = prompt.writer(past_key_values=memory, use_cache=True, **inputs)
         log_probs = output.logits.float().log_softmax(-1)
         labels = pad_right([answer[1:] for answer in answers], 0).to(device)
         rest = log_probs.gather(2, labels.unsqueeze(2)).squeeze(2).masked_fill(mask == 0, 0.0).sum(1)
@@ -126,11 +159,11 @@ class Continuations:
 
     def _whole(self, prompt: Prompt, answers: Sequence[list[int]]) -> list[float]:
         """Read picture, prompt and answer in one pass."""
-        start = prompt.fields["input_ids"].shape[1]
+        start = self.backbone.length(prompt.fields)
         rows = [self.backbone.followed(prompt.fields, answer) for answer in answers]
         inputs = self.backbone.to_device(self.backbone.together(rows, left=False))
-        logits = self.backbone.base_model(**inputs, use_cache=False).logits[:, -inputs["input_ids"].shape[1] :]
-        log_probs = logits.float().log_softmax(-1)
+        logits = self.backbone.base_model(**inputs, use_cache=False).logits
+        log_probs = of_text(logits, inputs[self.backbone.tokens_field].shape[1]).float().log_softmax(-1)
         found = []
         for row, answer in enumerate(answers):
             steps = torch.arange(start - 1, start - 1 + len(answer), device=log_probs.device)

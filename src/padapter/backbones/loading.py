@@ -6,18 +6,21 @@ import re
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedConfig
+from transformers import AutoConfig, PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 from padapter.backbones.base import ATTENTIONS, Backbone
 from padapter.backbones.blip import BlipBackbone
+from padapter.backbones.encoder_decoder import EncoderDecoderBackbone, is_encoder_decoder
 from padapter.backbones.image_text import ImageTextBackbone
 from padapter.backbones.mplug import MPlugBackbone
+from padapter.backbones.weights import loading
 from padapter.errors import UserError
 from padapter.models import BUILTIN_MODELS, builtin_path
 
 BACKBONES: dict[str, type[Backbone]] = {"blip": BlipBackbone, "mplug": MPlugBackbone}
-"""Model families with a reading and writing of their own, by ``config.model_type``; others are `ImageTextBackbone`."""
+"""Model families with a reading and writing of their own, by ``config.model_type``; others have a processor that makes
+their prompts: `EncoderDecoderBackbone`, or `ImageTextBackbone` for decoder-only models."""
 
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
@@ -53,28 +56,36 @@ def load_backbone(
         raise UserError(f"attention '{attention}' is not one of {', '.join(ATTENTIONS)}.")
     name = str(model_id_or_dir)
     path = _locate(name)
-    family = family_of(_model_type(path, name), name)
+    _check_type(_model_type(path, name), name)
+    with loading(name):
+        config = AutoConfig.from_pretrained(path)
+    family = family_of(config, name)
     return family.load(path, name=name, dtype=_dtype(dtype), attention=attention, asks=asks)
 
 
-def family_of(model_type: str, name: str) -> type[Backbone]:
-    """The family of backbones that reads and writes for models of a type.
+def family_of(config: PreTrainedConfig, name: str) -> type[Backbone]:
+    """The family of backbones that reads and writes for a model.
 
     Args:
-        model_type: of a configuration of transformers.
+        config: of the model.
         name: what the user calls the model.
 
     Raises:
         UserError: if there is none.
     """
-    if model_type in BACKBONES:
-        return BACKBONES[model_type]
-    if model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
-        return ImageTextBackbone
-    raise UserError(
-        f"model '{name}' is of type '{model_type}', which is no image-text-to-text model of transformers. "
-        f"Known model types: {', '.join(sorted({*BACKBONES, *MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES}))}."
-    )
+    _check_type(config.model_type, name)
+    if config.model_type in BACKBONES:
+        return BACKBONES[config.model_type]
+    return EncoderDecoderBackbone if is_encoder_decoder(config) else ImageTextBackbone
+
+
+def _check_type(model_type: str, name: str) -> None:
+    known = {*BACKBONES, *MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES}
+    if model_type not in known:
+        raise UserError(
+            f"model '{name}' is of type '{model_type}', which is no image-text-to-text model of transformers. "
+            f"Known model types: {', '.join(sorted(known))}."
+        )
 
 
 def _locate(name: str) -> str | Path:

@@ -79,7 +79,7 @@ def skeletons_of(config: PretrainedConfig, name: str = "", *, asks: bool = True)
     called = name or str(config.model_type)
 
     def make(device: str) -> Skeleton:
-        family = family_of(config.model_type, called)
+        family = family_of(config, called)
         with torch.device(device):
             model = family.build(copy.deepcopy(config), asks=asks)
         return Skeleton(model, called, *family.anatomy(model))

@@ -158,7 +158,7 @@ def _model(name: str, given: PretrainedConfig | None) -> tuple[PretrainedConfig 
 
 def _arranged(cell: Cell, config: PretrainedConfig | None) -> Cell:
     """The cell with the arrangement of its model that its task needs."""
-    apart = config is not None and family_of(config.model_type, cell.train_options.model).captions_apart
+    apart = config is not None and family_of(config, cell.train_options.model).captions_apart
     return replace(cell, asks=False) if apart and not get_task(cell.train_options.task).asks else cell
 
 
@@ -170,7 +170,7 @@ def _seeing(config: PretrainedConfig, side: int | None) -> PretrainedConfig:
     """
     if side is None:
         return config
-    if not issubclass(family_of(config.model_type, config.model_type), SquarePictures):
+    if not issubclass(family_of(config, config.model_type), SquarePictures):
         raise UserError(f"--image-size: not for models of type '{config.model_type}' yet; leave it out")
     changed = copy.deepcopy(config)
     check_side(side, changed.vision_config.patch_size)

@@ -93,7 +93,7 @@ def measure(
     Raises:
         UserError: if the model is of another family, or the process fails, e.g. for lack of memory.
     """
-    if not issubclass(family_of(config.model_type, config.model_type), CrossAttendingBackbone):
+    if not issubclass(family_of(config, config.model_type), CrossAttendingBackbone):
         raise UserError(f"steps are measured of BLIP and mPLUG only so far, not of '{config.model_type}'.")
     order = {
         "config": config.to_dict(),
@@ -125,7 +125,7 @@ def run_steps(
     """Seconds of each step; arguments as for :func:`measure`."""
     torch.set_flush_denormal(True)
     torch.manual_seed(0)
-    family: Any = family_of(config.model_type, config.model_type)
+    family: Any = family_of(config, config.model_type)
     skeleton = skeletons_of(config, asks=asks)("cpu")
     chosen = get_method(method)
     chosen.apply(skeleton, chosen.parse(values))  # type: ignore[arg-type]

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from padapter.backbones import Backbone, TrainingExample
+from padapter.backbones.encoder_decoder import EncoderDecoderBackbone
 from padapter.errors import UserError
 from padapter.explain.rules import Array
 from padapter.explain.tracing import SEVERAL, Numbers, Pass, destinations, owners, run_without_attention
@@ -118,6 +119,10 @@ class _NotFollowedError(Exception):
 
 
 def _measured(backbone: Backbone, image: Image.Image, batch: Mapping[str, torch.Tensor]) -> Layout:
+    if isinstance(backbone, EncoderDecoderBackbone):
+        raise _NotFollowedError(
+            "it is an encoder-decoder, in which what a word of the answer rests on passes through another text."
+        )
     if "pixel_values" not in batch:
         raise _NotFollowedError("its picture does not come as `pixel_values`.")
     passes = run_without_attention(backbone, batch)

@@ -45,14 +45,16 @@ class Prefix(PeftMethod[PrefixOptions]):
         """See :meth:`PeftMethod.config`."""
         from peft import PrefixTuningConfig
 
-        text = backbone.base_model.config.get_text_config()
+        from padapter.methods.prefix_model import prefix_shape, stack_of
+
+        model = backbone.base_model.config
+        stack_of(model)
+        shape = prefix_shape(model)
         return PrefixTuningConfig(
             num_virtual_tokens=options.num_virtual_tokens,
             init_weights="zero" if options.init == "zero" else None,
-            num_layers=text.num_hidden_layers,
-            token_dim=text.hidden_size,
-            num_attention_heads=text.num_attention_heads,
-            encoder_hidden_size=text.hidden_size,
+            **shape,
+            encoder_hidden_size=shape["token_dim"],
             num_transformer_submodules=1,
         )
 

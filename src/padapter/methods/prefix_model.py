@@ -7,12 +7,17 @@ enters at one place, the call of the decoder's stack, and so is the same for los
 
 - an empty cache (or none) gets the prefix as its first entries, in the self-attention half only;
 - the attention mask grows by as many ones on the left;
-- text positions are those of the unadapted model, which may count them in its own way (``count_positions``).
+- text positions are those of the unadapted model, which may count them in its own way (``count_positions``). A decoder
+  that is told no positions and counts them from its cache (BART, TrOCR) has the prefix taken off again where it looks
+  them up; one that knows distances only (T5, Pix2Struct) needs nothing: those between its tokens stay.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Literal
 
 import torch
 from peft import PeftModel
@@ -21,15 +26,83 @@ from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
 from padapter.errors import UserError
 
-DECODER_STACKS = {"blip": "text_decoder.bert", "mplug": "text_decoder.bert"}
-"""The module whose call takes ids, mask, positions and cache, by ``config.model_type``."""
+
+@dataclass(frozen=True)
+class Stack:
+    """Where a prefix enters.
+
+    Attributes:
+        path: of the module whose call takes ids, mask and cache.
+        positions: how it knows positions: it is told them as ``position_ids``, it looks them up by a count of what its
+            cache holds in its module ``embed_positions``, or it knows distances between tokens only.
+    """
+
+    path: str
+    positions: Literal["told", "looked up", "distances"]
+
+
+#: By ``config.model_type`` and that of the text configuration.
+STACKS: Mapping[tuple[str, str], Stack] = MappingProxyType(
+    {
+        ("blip", "blip_text_model"): Stack("text_decoder.bert", "told"),
+        ("mplug", "mplug_text_model"): Stack("text_decoder.bert", "told"),
+        ("blip-2", "t5"): Stack("language_model.decoder", "distances"),
+        ("instructblip", "t5"): Stack("language_model.decoder", "distances"),
+        ("florence2", "bart"): Stack("model.language_model.decoder", "looked up"),
+        ("pix2struct", "pix2struct_text_model"): Stack("decoder", "distances"),
+        ("vision-encoder-decoder", "gpt2"): Stack("decoder.transformer", "told"),
+        ("vision-encoder-decoder", "trocr"): Stack("decoder.model.decoder", "looked up"),
+    }
+)
+
+
+def stack_of(config: Any) -> Stack:
+    """Where a prefix enters a model.
+
+    Args:
+        config: of the model.
+
+    Raises:
+        UserError: if that is not known.
+    """
+    kind, text = str(config.model_type), str(getattr(config.get_text_config(), "model_type", ""))
+    if (kind, text) not in STACKS:
+        known = ", ".join(dict.fromkeys(f"{kind} with {text}" if "-" in kind else kind for kind, text in STACKS))
+        raise UserError(
+            f"method 'prefix' does not know model type '{kind}' with text of type '{text}'. Known: {known}."
+        )
+    return STACKS[kind, text]
+
+
+def prefix_shape(config: Any) -> dict[str, int]:
+    """What a prefix has to fit: layers of the decoder, heads, and the width of all of them together.
+
+    Args:
+        config: of the model.
+
+    Returns:
+        ``num_layers``, ``token_dim`` and ``num_attention_heads`` of PEFT's configuration.
+    """
+    text = config.get_text_config()
+
+    def first(*names: str) -> int:
+        """Of an encoder-decoder, ``num_hidden_layers`` and ``num_attention_heads`` are the encoder's."""
+        return next(int(value) for name in names if (value := getattr(text, name, None)) is not None)
+
+    heads = first("decoder_attention_heads", "num_attention_heads")
+    head = getattr(text, "d_kv", None)  # T5's heads need not share out its width
+    return {
+        "num_layers": first("decoder_layers", "num_decoder_layers", "num_hidden_layers"),
+        "token_dim": int(text.hidden_size) if head is None else heads * int(head),
+        "num_attention_heads": heads,
+    }
 
 
 class PrefixModel(PeftModel):
     """A model whose decoder reads a learned prefix; parameters, saving and loading are PEFT's.
 
     Args:
-        model: The base model; its type must be in ``DECODER_STACKS``.
+        model: The base model; its type must be in ``STACKS``.
         peft_config: A ``PrefixTuningConfig`` without projection.
         adapter_name: As in PEFT.
         **kwargs: As in ``PeftModel``.
@@ -39,21 +112,20 @@ class PrefixModel(PeftModel):
     """
 
     def __init__(self, model: Any, peft_config: Any, adapter_name: str = "default", **kwargs: Any) -> None:
-        path = DECODER_STACKS.get(model.config.model_type)
-        if path is None:
-            raise UserError(
-                f"method 'prefix' does not know model type '{model.config.model_type}'. "
-                f"Known: {', '.join(sorted(DECODER_STACKS))}."
-            )
-        _check_shape(model.config.get_text_config(), peft_config)
+        place = stack_of(model.config)
+        _check_shape(model.config, peft_config)
         super().__init__(model, peft_config, adapter_name, **kwargs)
         # Explicit, since PEFT freezes only child modules, not parameters directly on the model.
         model.requires_grad_(False)
-        stack = model.get_submodule(path)
-        self._prefix_hooks = (
+        self._positions = place.positions
+        stack = model.get_submodule(place.path)
+        self._prefix_hooks = [
             stack.register_forward_pre_hook(self._add_prefix, with_kwargs=True),
             stack.register_forward_hook(_drop_cache, with_kwargs=True),
-        )
+        ]
+        if place.positions == "looked up":
+            counting = stack.get_submodule("embed_positions")
+            self._prefix_hooks.append(counting.register_forward_pre_hook(self._look_up_behind, with_kwargs=True))
 
     def unload(self) -> Any:
         """Take the prefix away and return the base model."""
@@ -81,10 +153,20 @@ class PrefixModel(PeftModel):
             # (batch, tokens) of ones and zeros, or (batch, 1, tokens, keys), boolean or added to the scores
             attend = 1 if mask.dim() == 2 or mask.dtype == torch.bool else 0
             kwargs["attention_mask"] = nn.functional.pad(mask, (virtual, 0), value=attend)
-        if kwargs.get("position_ids") is None:
+        if self._positions == "told" and kwargs.get("position_ids") is None:
             count: Any = getattr(stack, "count_positions", _counted_on)
             kwargs["position_ids"] = count(mask, length, seen, tokens.device).expand(batch, -1)
         return args, kwargs
+
+    def _look_up_behind(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        """Forward pre-hook of a table of positions: what was counted has the prefix in it."""
+        if self._adapters_disabled:
+            return None
+        virtual = self.active_peft_config.num_virtual_tokens
+        counted = {name: kwargs[name] for name in ("position_ids", "past_key_values_length") if name in kwargs}
+        return args, {**kwargs, **{name: value - virtual for name, value in counted.items() if value is not None}}
 
     def _prefixed(self, cache: Any, batch: int) -> EncoderDecoderCache:
         """Return ``cache`` as a cache for self- and cross-attention that begins with the prefix.
@@ -119,14 +201,10 @@ def _drop_cache(stack: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any],
     return output
 
 
-def _check_shape(text: Any, config: Any) -> None:
+def _check_shape(model: Any, config: Any) -> None:
     if config.prefix_projection:
         raise UserError("method 'prefix' does not support prefix_projection; train without it.")
-    for field, expected in (
-        ("num_layers", text.num_hidden_layers),
-        ("token_dim", text.hidden_size),
-        ("num_attention_heads", text.num_attention_heads),
-    ):
+    for field, expected in prefix_shape(model).items():
         if getattr(config, field) != expected:
             raise UserError(
                 f"the prefix does not fit the model: {field} is {getattr(config, field)} in the adapter and {expected} "
