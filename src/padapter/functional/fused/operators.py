@@ -218,7 +218,13 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
     ctx.set_materialize_grads(False)
 
 
-def _differentiate(ctx: Any, upstream: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+def differentiate(ctx: Any, upstream: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+    """The gradients of all arguments of ``padapter::p_laplacian_forward``, by ``padapter::p_laplacian_backward``.
+
+    Args:
+        ctx: with what `_save` keeps.
+        upstream: the gradient of the context.
+    """
     if upstream is None:
         return (None,) * 18
     wanted = ctx.needs_input_grad
@@ -232,7 +238,7 @@ def _differentiate(ctx: Any, upstream: Tensor | None, *_: Any) -> tuple[Tensor |
     return (*given, *(None,) * 10)
 
 
-torch.library.register_autograd("padapter::p_laplacian_forward", _differentiate, setup_context=_save)
+torch.library.register_autograd("padapter::p_laplacian_forward", differentiate, setup_context=_save)
 
 
 @torch.library.custom_op(
