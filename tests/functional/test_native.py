@@ -13,6 +13,7 @@ import pytest
 import torch
 from kernel_cases import assert_near, double, inputs, run
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint
 
 from padapter.functional import metric_factor, native, p_laplacian_attention
 from padapter.functional.dispatch import forced
@@ -457,3 +458,25 @@ def test_saved_tensors_may_come_back_with_other_strides():
         found = gradients()
     for one, expected in zip(found, gradients(), strict=True):
         torch.testing.assert_close(one, expected)
+
+
+@needs_library
+def test_a_backward_pass_that_alone_is_watched_goes_by_the_operator():
+    """With checkpoints, whose saved tensors may be asked for once."""
+    leaf = torch.randn(1, 2, 5, 16, requires_grad=True)
+    seen = []
+
+    class Look(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+            seen.append(str(function))
+            return function(*arguments, **(keywords or {}))
+
+    def attend(it):
+        return p_laplacian_attention(it, it, it, p=1.3, mu=0.1)
+
+    (expected,) = torch.autograd.grad(attend(leaf).square().sum(), leaf)
+    out = checkpoint(attend, leaf, use_reentrant=False)
+    with Look():
+        (found,) = torch.autograd.grad(out.square().sum(), leaf)
+    assert "padapter.p_laplacian_backward.default" in seen
+    torch.testing.assert_close(found, expected)

@@ -65,7 +65,7 @@ class _Native(torch.autograd.Function):
         saved, wanted = ctx.saved_tensors, ctx.needs_input_grad[:_DIFFERENTIABLE]
         batched = torch._C._functorch.is_legacy_batchedtensor(upstream)  # by `is_grads_batched`
         if batched or torch.is_grad_enabled() or _are_watched((upstream, *saved)):
-            return operators.differentiate(ctx, upstream)
+            return operators.gradients(upstream, saved, ctx.numbers, ctx.needs_input_grad)
         inputs = Inputs(*saved[:_TENSORS], *ctx.numbers[:-1])
         columns = wanted[1] or wanted[2] or wanted[5]
         out, statistics = saved[_TENSORS], Statistics(*saved[_TENSORS + 1 :])
