@@ -13,6 +13,7 @@ import pytest
 import torch
 from kernel_cases import assert_near, double, inputs, run
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint
 
 from padapter.functional import metric_factor, native, p_laplacian_attention
 from padapter.functional.dispatch import forced
@@ -389,3 +390,93 @@ def test_a_metric_that_is_changed_in_place_has_another_square():
     changed = gradients()
     metric = metric.clone()  # of which nothing can be known
     assert all(torch.equal(one, other) for one, other in zip(changed, gradients(), strict=True))
+
+
+@needs_library
+def test_a_gradient_of_a_gradient_is_refused_and_not_left_out():
+    """Also where the gradient from above is a constant: a penalty on gradients must not vanish without a word."""
+    leaves = [torch.randn(1, 2, n, 16, requires_grad=True) for n in (3, 5, 5)]
+    out = p_laplacian_attention(*leaves, p=1.3, mu=0.1)
+    (gradient,) = torch.autograd.grad(out.sum(), leaves[:1], create_graph=True)
+    with pytest.raises(RuntimeError, match="no autograd formula"):
+        (out.sum() + gradient.square().sum()).backward()
+
+
+@needs_library
+def test_gradients_of_several_directions_at_once():
+    query, *others = (torch.randn(1, 2, n, 16) for n in (3, 5, 5))
+    query.requires_grad_()
+    out = p_laplacian_attention(query, *others, p=1.3, mu=0.1)
+    directions = torch.randn(4, *out.shape)
+    together = torch.autograd.grad(out, query, directions, is_grads_batched=True, retain_graph=True)[0]
+    apart = [torch.autograd.grad(out, query, one, retain_graph=True)[0] for one in directions]
+    torch.testing.assert_close(together, torch.stack(apart))
+
+
+@needs_library
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.*torch.jit.*:DeprecationWarning")
+def test_a_traced_graph_holds_the_operator():
+    inputs_ = tuple(torch.randn(1, 2, n, 16) for n in (3, 5, 5))
+    traced = torch.jit.trace(lambda *it: p_laplacian_attention(*it, p=1.3, mu=0.1), inputs_, check_trace=False)
+    assert "padapter::p_laplacian_forward" in str(traced.graph)
+
+
+@needs_library
+def test_a_metric_on_another_device_is_not_read():
+    query, key, value = (torch.randn(1, 2, n, 16) for n in (3, 5, 5))
+    with pytest.raises(RuntimeError, match="device"):
+        p_laplacian_attention(query, key, value, p=1.3, mu=0.1, metric_factor=torch.empty(2, 16, 16, device="meta"))
+
+
+@needs_library
+def test_a_metric_that_gets_other_storage_has_another_square():
+    leaves = [torch.randn(1, 2, n, 16, requires_grad=True) for n in (3, 5, 5)]
+    metric = torch.randn(2, 16, 16)
+
+    def gradients():
+        out = p_laplacian_attention(*leaves, p=1.3, mu=0.1, metric_factor=metric)
+        return torch.autograd.grad(out.square().sum(), leaves)
+
+    gradients()
+    metric.data = metric * 3  # which leaves the version alone
+    changed = gradients()
+    metric = metric.clone()
+    assert all(torch.equal(one, other) for one, other in zip(changed, gradients(), strict=True))
+
+
+@needs_library
+def test_saved_tensors_may_come_back_with_other_strides():
+    leaves = [torch.randn(1, 2, n, 16, requires_grad=True) for n in (3, 5, 5)]
+
+    def other(tensor):
+        return tensor.mT.contiguous().mT if tensor.dim() > 1 else tensor
+
+    def gradients():
+        return torch.autograd.grad(p_laplacian_attention(*leaves, p=1.3, mu=0.1).square().sum(), leaves)
+
+    with torch.autograd.graph.saved_tensors_hooks(lambda it: it, other):
+        found = gradients()
+    for one, expected in zip(found, gradients(), strict=True):
+        torch.testing.assert_close(one, expected)
+
+
+@needs_library
+def test_a_backward_pass_that_alone_is_watched_goes_by_the_operator():
+    """With checkpoints, whose saved tensors may be asked for once."""
+    leaf = torch.randn(1, 2, 5, 16, requires_grad=True)
+    seen = []
+
+    class Look(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+            seen.append(str(function))
+            return function(*arguments, **(keywords or {}))
+
+    def attend(it):
+        return p_laplacian_attention(it, it, it, p=1.3, mu=0.1)
+
+    (expected,) = torch.autograd.grad(attend(leaf).square().sum(), leaf)
+    out = checkpoint(attend, leaf, use_reentrant=False)
+    with Look():
+        (found,) = torch.autograd.grad(out.square().sum(), leaf)
+    assert "padapter.p_laplacian_backward.default" in seen
+    torch.testing.assert_close(found, expected)

@@ -242,6 +242,8 @@ def _obstacle(
         return f"query is {query.dtype} and key {key.dtype}"
     if path == "triton" and max(query.shape[-1], value.shape[-1]) > WIDEST:
         return f"heads are wider than {WIDEST}"
+    if metric_factor is not None and metric_factor.device != query.device:
+        return "the metric factor is on another device than query"
     if metric_factor is not None and metric_factor.requires_grad and metric_factor.dtype == torch.float64:
         return "a gradient of a float64 metric factor is asked for"
     if attention_mask is None:

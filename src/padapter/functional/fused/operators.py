@@ -221,9 +221,22 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
 def _differentiate(ctx: Any, upstream: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
     if upstream is None:
         return (None,) * 18
-    wanted = ctx.needs_input_grad
+    return gradients(upstream, ctx.saved_tensors, ctx.numbers, ctx.needs_input_grad)
+
+
+def gradients(
+    upstream: Tensor, saved: tuple[Any, ...], numbers: tuple[Any, ...], wanted: tuple[bool, ...]
+) -> tuple[Tensor | None, ...]:
+    """Compute gradients of all arguments of ``padapter::p_laplacian_forward`` by ``padapter::p_laplacian_backward``.
+
+    Args:
+        upstream: that of the context.
+        saved: the operator's arguments that are tensors, and what it returned.
+        numbers: its other arguments.
+        wanted: for every argument, whether it has a gradient.
+    """
     columns = wanted[1] or wanted[2] or wanted[5]
-    found = p_laplacian_backward(upstream, *ctx.saved_tensors, *ctx.numbers, columns)
+    found = p_laplacian_backward(upstream, *saved, *numbers, columns)
     # An empty tensor stands for an input that changes nothing: node_query, say, without distances and restart.
     given = [
         gradient if want and gradient.dim() > 0 and gradient.numel() > 0 else None

@@ -18,7 +18,7 @@ _LARGEST_INVERSE = 44.36
 #: Products of two numbers that take about as long as waking another thread.
 _WORTH_A_THREAD = 1 << 19
 
-#: R R^T by R, with R's version at that time.
+#: R R^T by R, with R's address and version at that time.
 _SQUARES: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
 
@@ -99,6 +99,8 @@ def backward(inputs: Inputs, upstream: Tensor, out: Tensor, statistics: Statisti
     _point(problem, upstream=read[0], out=read[1], **targets)
     d_p = inputs.p.new_empty(B, H, dtype=torch.float32)
     d_restart = torch.empty_like(d_p) if restarts else None
+    # Whoever keeps tensors for the backward pass may give them back with other strides.
+    statistics = Statistics(*(it.contiguous() for it in statistics))
     _array(problem, **statistics._asdict(), d_p=d_p, d_restart=d_restart)
     _run("padapter_backward", problem)
     del keep
@@ -150,9 +152,9 @@ def _problem(inputs: Inputs, metric: Tensor | None) -> tuple[_Problem, list[Any]
 
 def _squared(metric: Tensor) -> Tensor:
     """R R^T (H, dh, dh), kept as long as R stays what it is: a frozen projection has the same in every step."""
-    known = _SQUARES.get(metric)
-    if known is None or known[0] != metric._version:
-        known = (metric._version, metric @ metric.mT)
+    known, state = _SQUARES.get(metric), (metric.data_ptr(), metric._version)
+    if known is None or known[0] != state:
+        known = (state, metric @ metric.mT)
         _SQUARES[metric] = known
     return known[1]
 
