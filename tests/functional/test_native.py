@@ -480,3 +480,15 @@ def test_a_backward_pass_that_alone_is_watched_goes_by_the_operator():
         (found,) = torch.autograd.grad(out.square().sum(), leaf)
     assert "padapter.p_laplacian_backward.default" in seen
     torch.testing.assert_close(found, expected)
+
+
+@needs_library
+@pytest.mark.parametrize("rows", [1, 5])
+def test_a_key_that_the_mask_removes_is_gone_whatever_its_features_are(rows):
+    query, key, value = (torch.randn(1, 2, n, 16) for n in (5, 9, 9))
+    mask = (torch.arange(9) < 7).expand(1, 1, rows, 9)
+    if rows > 1:
+        mask = mask.clone()  # a row of its own for every query
+    plain = p_laplacian_attention(query, key, value, p=1.5, mu=0.1, attention_mask=mask)
+    key[:, :, 7:] = torch.nan
+    assert torch.equal(p_laplacian_attention(query, key, value, p=1.5, mu=0.1, attention_mask=mask), plain)

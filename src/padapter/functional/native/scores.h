@@ -23,6 +23,9 @@ static Queries queries_of(const Problem *it, const Block *block, long at)
     return found;
 }
 
+/* A score with what the mask adds: a key that it removes is gone, whatever its features are. */
+static inline Floats masked(Floats score, Floats mask) { return either(mask == all(-INFINITY), mask, score + mask); }
+
 /* Dot products become S: scaled, masked. Returns the largest of each query. */
 static Floats finish_scores(const Problem *it, const Queries *of, const Mask *mask, float *s)
 {
@@ -32,9 +35,9 @@ static Floats finish_scores(const Problem *it, const Queries *of, const Mask *ma
     for (long j = 0; j < of->end; j++) {
         Floats v = load(s + j * of->R) * it->scale;
         if (mask->every)
-            v += mask->every[j];
+            v = masked(v, all(mask->every[j]));
         else if (mask->each)
-            v += load(mask->each + j * of->R + of->at);
+            v = masked(v, load(mask->each + j * of->R + of->at));
         if (it->causal && j > of->row) v = either(rows >= (int)j, v, all(-INFINITY));
         store(s + j * of->R, v);
         largest = larger(largest, v);
