@@ -9,12 +9,7 @@
 /* Numbers of a matrix of scores that are worked on at a time: 128 KB each of three, in a second cache. */
 #define BLOCK 32768
 #define LARGEST_BLOCK 64 /* queries, which stay in the first cache */
-#ifndef SMALLEST_BLOCK
 #define SMALLEST_BLOCK PANEL
-#endif
-#ifndef FEW
-#define FEW 24
-#endif
           /* queries for which keys and values are read where they are */
 
 static inline float *row_of(View view, long batch, long head, long row) {
@@ -55,8 +50,8 @@ typedef struct {
 
 #define PARTS 14
 
-/* Rows that every block of queries reads are worth a copy that lies side by side. */
-static inline int copies(const Problem *it) { return it->N1 > FEW; }
+/* Rows that several blocks of queries read are worth a copy that lies side by side. */
+static inline int copies(const Problem *it) { return it->N1 > block_rows(it); }
 
 static int make_room(const Problem *it, Room *room)
 {
