@@ -110,24 +110,34 @@ class Continuations:
         """
         order = sorted(chosen, key=lambda i: len(answers[i]))
         if self.remembers is None:
-            self.remembers = self._tried(prompt, [[*answers[order[0]], self.backbone.end_id]])
+            # Several new tokens at once and padding behind them are where remembering goes wrong.
+            tried = dict.fromkeys((order[0], order[-1]))
+            self.remembers = self._tried(prompt, [[*answers[i], self.backbone.end_id] for i in tried])
         score = self._behind if self.remembers else self._whole
         for at in range(0, len(order), CHUNK):
             part = order[at : at + CHUNK]
             yield from zip(part, score(prompt, [[*answers[i], self.backbone.end_id] for i in part]), strict=True)
 
-    def _tried(self, prompt: Prompt, answer: list[list[int]]) -> bool:
-        (expected,) = self._whole(prompt, answer)
+    def _tried(self, prompt: Prompt, answers: list[list[int]]) -> bool:
+        expected = self._whole(prompt, answers)
         try:
-            (found,) = self._behind(prompt, answer)
+            found = self._behind(prompt, answers)
+        except torch.OutOfMemoryError:
+            raise
         except (AttributeError, TypeError, ValueError, RuntimeError, IndexError) as error:
-            found, why = float("nan"), f"{type(error).__name__}: {error}"
+            found, why = [], f"{type(error).__name__}: {error}"
         else:
-            why = f"an answer scores {found:.4f} behind what is remembered and {expected:.4f} in a pass of its own"
+            scores = " and ".join(
+                f"{one:.4f} behind what is remembered, {other:.4f} in a pass of its own"
+                for one, other in zip(found, expected, strict=True)
+            )
+            why = f"answers score {scores}"
         # Other shapes are computed by other kernels, which round otherwise.
         exact = self.backbone.base_model.dtype == torch.float32
         absolute, relative = (1e-3, 1e-4) if exact else (0.05, 0.02)
-        same = abs(found - expected) <= absolute + relative * abs(expected)
+        same = bool(found) and all(
+            abs(one - other) <= absolute + relative * abs(other) for one, other in zip(found, expected, strict=True)
+        )
         if not same:
             logger.warning("'%s' reads picture and prompt anew for every candidate (%s)", self.backbone.name, why)
         return same

@@ -80,6 +80,7 @@ def explain_answer(
         answer=answer,
         tokens=tuple(name for name, _, _ in groups),
         log_probs=np.array([value for _, value, _ in groups]),
+        against=bool(others),
         relevance=tuple(np.stack(grids) for grids in zip(*maps, strict=True)),
         words=tuple(_decoded(backbone, [*reading.question, *(reading.ids[index] for index in kept)])),
         word_relevance=np.stack(words),

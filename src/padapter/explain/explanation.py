@@ -59,6 +59,7 @@ class Side:
             comes first, then what the decoder begins with.
         word_relevance: (K, words), relevance of each for each token, >= 0.
         attention: one per attention module that sees the picture.
+        against: whether the last of ``tokens`` is "not ...".
     """
 
     title: str
@@ -69,6 +70,13 @@ class Side:
     words: tuple[str, ...]
     word_relevance: Array
     attention: tuple[AttentionMap, ...]
+    against: bool = False
+
+    @property
+    def token_log_probs(self) -> Array:
+        """Log-probabilities of tokens alone: of all K, or all but "not ..."."""
+        found: Array = self.log_probs[: len(self.log_probs) - self.against]
+        return found
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,8 @@ def _both(explanation: Explanation) -> list[tuple[AttentionMap, ...]]:
 
 def _label(module: Sequence[AttentionMap]) -> str:
     first = module[0]
-    place = {"decoder": "text", "vision": "image encoder", "connector": "connector", "fusion": "question"}[first.part]
+    places = {"decoder": "text", "vision": "image encoder", "connector": "connector"}
+    place = places.get(first.part, "question")  # its encoder, and what joins it with the picture
     kind = "reads the picture" if first.cross else "among its tokens"
     if first.part == "fusion" and not first.cross:
         kind = "reads the picture and itself"
@@ -108,7 +109,7 @@ def _side(explanation: Explanation, side: Side) -> dict[str, Any]:
         "title": side.title,
         "tokens": list(side.tokens),
         "probabilities": _probabilities(side),
-        "probability": _short(float(np.exp(side.log_probs[side.log_probs <= 0].sum()))),
+        "probability": _short(float(np.exp(side.token_log_probs.sum()))),
         "words": list(side.words),
         "wordRelevance": [[_short(value) for value in row] for row in side.word_relevance],
         **_sums(explanation.views, side.relevance, explanation.picture.size),
@@ -118,7 +119,8 @@ def _side(explanation: Explanation, side: Side) -> dict[str, Any]:
 
 def _probabilities(side: Side) -> list[float | None]:
     """Of each token; None for "not ...", whose number is minus a log-probability and is no token's."""
-    return [_short(float(np.exp(value))) if value <= 0 else None for value in side.log_probs]
+    found: list[float | None] = [_short(float(np.exp(value))) for value in side.token_log_probs]
+    return [*found, None] if side.against else found
 
 
 def _bytes(grids: Sequence[Array]) -> dict[str, Any]:
