@@ -176,7 +176,9 @@ def test_the_page_tells_how_likely_the_tokens_are(found):
     side = content(found)["sides"][1]
     np.testing.assert_allclose(side["probabilities"], np.exp(found.sides[1].log_probs), rtol=1e-3)
     np.testing.assert_allclose(side["probability"], np.prod(np.exp(found.sides[1].log_probs)), rtol=1e-3)
-    others = dataclasses.replace(found.sides[0], tokens=("red", "not blue"), log_probs=np.array([-1.0, 2.0]))
+    # Others that hold all the probability: its logarithm has no sign to be told by.
+    answers = ("red", "not blue"), np.array([-1.0, -0.0])
+    others = dataclasses.replace(found.sides[0], tokens=answers[0], log_probs=answers[1], against=True)
     side = content(dataclasses.replace(found, sides=(others,)))["sides"][0]
     assert side["probabilities"] == [pytest.approx(np.exp(-1.0), rel=1e-3), None]
     assert side["probability"] == pytest.approx(np.exp(-1.0), rel=1e-3)
