@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from tiny_image_text import ENCODER_DECODERS, save
+from tiny_image_text import ENCODER_DECODERS, a_run_from_data_to_score, save
 
 from padapter.backbones import TrainingExample, continuations, load_backbone
 from padapter.comparison.counting import skeletons_of
@@ -22,9 +22,7 @@ from padapter.diagnose import diagnose
 from padapter.errors import UserError
 from padapter.explain import explain_answer
 from padapter.methods import get_method
-from padapter.options import TrainOptions
 from padapter.tasks import get_task
-from padapter.training import train
 from padapter.training.batches import VISIT, Collator
 
 #: Whose encoder reads a text, and whose a picture alone.
@@ -306,23 +304,7 @@ def test_what_is_missing_or_too_long_is_said(folders):
 @pytest.mark.in_turn("method")
 def test_a_run_from_data_to_score(folders, tmp_path, name, method):
     task = {"florence-2": "entailment"}.get(name, "vqa") if name in READERS else "caption"
-    options = TrainOptions(
-        task=task,
-        model=str(folders[name]),
-        train="shapes:source:train:8",
-        eval="shapes:source:test:4",
-        eval_split="test",
-        method=method,
-        output=str(tmp_path / "run"),
-        max_steps=2,
-        batch_size=2,
-        num_beams=1 if task != "entailment" else None,
-        quiet=True,
-    )
-    metrics = train(options).metrics
-    assert metrics["status"] == "finished"
-    assert metrics["scores"]["after"]["rows"] == 4
-    assert (tmp_path / "run" / "adapter").is_dir() == (method != "full")
+    a_run_from_data_to_score(folders[name], tmp_path / "run", task, method)
 
 
 @pytest.mark.parametrize("name", ["florence-2", "pix2struct", "vit + gpt-2"])

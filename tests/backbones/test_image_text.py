@@ -10,7 +10,7 @@ import pytest
 import torch
 import transformers
 from PIL import Image
-from tiny_image_text import PROCESSORS, save
+from tiny_image_text import PROCESSORS, a_run_from_data_to_score, save
 
 from padapter.backbones import TrainingExample, load_backbone
 from padapter.backbones.image_text import ImageTextBackbone
@@ -18,9 +18,7 @@ from padapter.backbones.sequences import IGNORE
 from padapter.data.augment import parse_augmentation
 from padapter.errors import UserError
 from padapter.methods import get_method
-from padapter.options import TrainOptions
 from padapter.tasks import get_task
-from padapter.training import train
 from padapter.training.batches import VISIT, Collator
 
 NAMES = sorted(PROCESSORS)
@@ -121,7 +119,7 @@ def test_picture_and_prompt_are_read_once(load, name):
     torch.testing.assert_close(torch.tensor(scores), torch.tensor(backbone.rank(*asked)), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("wrong", ["error", "score"])
+@pytest.mark.parametrize("wrong", ["error", "score", "score of several tokens"])
 def test_a_model_that_cannot_go_on_reads_anew_and_says_so(load, caplog, monkeypatch, wrong):
     backbone = load("llava")
     asked = ([EXAMPLES[0].image], [EXAMPLES[0].prompt], ["red", "blue green"])
@@ -132,7 +130,9 @@ def test_a_model_that_cannot_go_on_reads_anew_and_says_so(load, caplog, monkeypa
     def broken(prompt, answers):
         if wrong == "error":
             raise TypeError("no such thing as a cache")
-        return [score - 0.1 for score in behind(prompt, answers)]
+        least = 3 if wrong == "score of several tokens" else 0  # the end token among them
+        scores = zip(behind(prompt, answers), answers, strict=True)
+        return [score - 0.1 * (len(answer) >= least) for score, answer in scores]
 
     monkeypatch.setattr(backbone.continuations, "_behind", broken)
     assert backbone.rank(*asked) == [pytest.approx(right[0], abs=1e-4)]
@@ -158,23 +158,7 @@ def test_a_run_from_data_to_score(folders, tmp_path, monkeypatch, name, method):
         made = PROCESSORS[name]()
         monkeypatch.setattr(transformers.AutoProcessor, "from_pretrained", lambda *_, **__: made)
     task = {"llava": "entailment", "paligemma": "caption"}.get(name, "vqa")
-    options = TrainOptions(
-        task=task,
-        model=str(folders[name]),
-        train="shapes:source:train:8",
-        eval="shapes:source:test:4",
-        eval_split="test",
-        method=method,
-        output=str(tmp_path / "run"),
-        max_steps=2,
-        batch_size=2,
-        num_beams=1 if task != "entailment" else None,
-        quiet=True,
-    )
-    metrics = train(options).metrics
-    assert metrics["status"] == "finished"
-    assert metrics["scores"]["after"]["rows"] == 4
-    assert (tmp_path / "run" / "adapter").is_dir() == (method != "full")
+    a_run_from_data_to_score(folders[name], tmp_path / "run", task, method)
 
 
 def test_attention_is_what_transformers_chooses_or_step_by_step(folders):

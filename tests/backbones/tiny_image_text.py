@@ -14,6 +14,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "architectures"))
 
 from tiny_models import build
 
+from padapter.options import TrainOptions
+from padapter.training import train
+
 SPECIAL = {
     0: "<pad>",
     1: "<s>",
@@ -183,6 +186,27 @@ ENCODER_DECODERS: dict[str, Callable[[], Any]] = {
     "vit + gpt-2": Halves,
     "vit + trocr": _trocr,
 }
+
+
+def a_run_from_data_to_score(folder: Path, output: Path, task: str, method: str) -> None:
+    """Train the model in a folder for two steps by a method, and score it on four rows."""
+    options = TrainOptions(
+        task=task,
+        model=str(folder),
+        train="shapes:source:train:8",
+        eval="shapes:source:test:4",
+        eval_split="test",
+        method=method,
+        output=str(output),
+        max_steps=2,
+        batch_size=2,
+        num_beams=1 if task != "entailment" else None,
+        quiet=True,
+    )
+    metrics = train(options).metrics
+    assert metrics["status"] == "finished"
+    assert metrics["scores"]["after"]["rows"] == 4
+    assert (output / "adapter").is_dir() == (method != "full")
 
 
 def save(name: str, folder: Path) -> Path:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
+
+from padapter.architectures import weight_gradients
+
 
 def bar(weights, gradient):
     """Equation (5), entry by entry."""
@@ -37,3 +41,16 @@ def bar_of(r):
 
 def transposed(a):
     return [list(row) for row in zip(*a, strict=True)]
+
+
+def of_steps(steps, target):
+    """Weights (H, N1, N2) of steps that a module adds up, their gradients, and own shares (H, N1) with theirs."""
+
+    def heads(tensors):
+        return np.concatenate([tensor.detach()[0].double().numpy() for tensor in tensors])
+
+    found = weight_gradients(target, steps, retain_graph=True)
+    # Two steps side by side add up: as many heads more, whose mean is taken over half of them.
+    weights = heads([step.weights for step in steps]) * len(steps)
+    own = heads([step.own for step in steps]) * len(steps)
+    return weights, heads([pair[0] for pair in found]), (own, heads([pair[1] for pair in found]))

@@ -7,11 +7,10 @@ import pytest
 import torch
 from peft import get_peft_model
 from PIL import Image
-from plain_loops import bar, bar_of, eye, plus, times, transposed
+from plain_loops import bar, bar_of, eye, of_steps, plus, times, transposed
 from tiny_blip import make_image
 from tiny_mplug import WORDS, make_processor, tiny
 
-from padapter.architectures import weight_gradients
 from padapter.backbones.mplug import MPlugBackbone
 from padapter.errors import UserError
 from padapter.explain import Relevance, explain_answer
@@ -302,17 +301,8 @@ def test_calibrated_weights_and_own_shares_of_every_part_take_part(form):
     for record in reading.records:
         name = record.site.name
         layers.append((name, kind_of(name, record.plain.weights.shape[2], len(reading.question))))
-        steps = record.steps
-        assert len(steps) == (2 if form == "bottleneck" else 1)
-        found = weight_gradients(reading.log_probs[1], steps, retain_graph=True)
-
-        def heads(pairs):
-            return np.concatenate([x.detach()[0].double().numpy() for x in pairs])
-
-        # Two steps side by side add up: as many heads more, whose mean is taken over half of them.
-        weights[name] = heads([step.weights for step in steps]) * len(steps)
-        gradients[name] = heads([pair[0] for pair in found])
-        own[name] = heads([step.own for step in steps]) * len(steps), heads([pair[1] for pair in found])
+        assert len(record.steps) == (2 if form == "bottleneck" else 1)
+        weights[name], gradients[name], own[name] = of_steps(record.steps, reading.log_probs[1])
     assert {kind for _, kind in layers} == {kind for _, kind in Toy.layers}
     assert all(pair[0].max() > 0 for pair in own.values())
     sizes = reading.records[0].plain.weights.shape[-1], len(reading.question), len(reading.ids)

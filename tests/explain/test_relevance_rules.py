@@ -12,10 +12,9 @@ from peft import get_peft_model
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "backbones"))
 
-from plain_loops import bar, bar_of, eye, plus, times, transposed
+from plain_loops import bar, bar_of, eye, of_steps, plus, times, transposed
 from tiny_blip import make_backbone, make_image
 
-from padapter.architectures import weight_gradients
 from padapter.errors import UserError
 from padapter.explain import Relevance, explain_answer
 from padapter.explain.reading import read
@@ -268,17 +267,8 @@ def test_calibrated_weights_and_own_shares_take_part(form):
     for number, record in enumerate(reading.records):
         name = str(number)
         layers.append((name, first.get(record.site.part) or first[record.site.part, record.site.cross]))
-        steps = record.steps
-        assert len(steps) == (2 if form == "bottleneck" else 1)
-        found = weight_gradients(reading.log_probs[1], steps, retain_graph=True)
-
-        def heads(pairs):
-            return np.concatenate([x.detach()[0].double().numpy() for x in pairs])
-
-        # Two steps side by side add up: as many heads more, whose mean is taken over half of them.
-        weights[name] = heads([step.weights for step in steps]) * len(steps)
-        gradients[name] = heads([pair[0] for pair in found])
-        own[name] = heads([step.own for step in steps]) * len(steps), heads([pair[1] for pair in found])
+        assert len(record.steps) == (2 if form == "bottleneck" else 1)
+        weights[name], gradients[name], own[name] = of_steps(record.steps, reading.log_probs[1])
     assert all(pair[0].max() > 0 for pair in own.values())
     tokens = reading.records[0].plain.weights.shape[-1]
     r_tt, r_ti = oracle(weights, gradients, layers, len(reading.ids), tokens, own)

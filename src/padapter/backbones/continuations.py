@@ -1,9 +1,9 @@
 """Log-likelihood of answers behind a prompt, for any model with a processor: picture and prompt are read once.
 
 What the model remembers of a prompt, its decoder's cache and an encoder's states, is copied for every pass of answers.
-Whether a model can go on from there is tried with the first answer, which is also scored in a pass of its own: of
-dozens of families, each with its own rules for positions and masks, some cannot, and a wrong score would look like a
-right one.
+Whether a model can go on from there is tried with the shortest and the longest of the first answers, which are also
+scored in a pass of their own: of dozens of families, each with its own rules for positions and masks, some cannot, and
+a wrong score would look like a right one.
 """
 
 from __future__ import annotations
